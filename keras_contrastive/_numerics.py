@@ -1,0 +1,68 @@
+"""Numbers that stay finite: norms with a defined gradient at zero, and exact top-k in blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+# Below this the square root's gradient is cut to 0: at 0 itself it would be infinite.
+SQUARED_FLOOR = 1e-12
+
+
+def as_real(tensor) -> tf.Tensor:
+    """float64 stays float64; everything else becomes float32, the least that losses are computed in."""
+    tensor = tf.convert_to_tensor(tensor)
+    return tensor if tensor.dtype == tf.float64 else tf.cast(tensor, tf.float32)
+
+
+def safe_sqrt(squared: tf.Tensor) -> tf.Tensor:
+    """sqrt(max(squared, 1e-12)), whose gradient is 0, not NaN, at and below the floor."""
+    return tf.sqrt(tf.maximum(squared, tf.constant(SQUARED_FLOOR, squared.dtype)))
+
+
+def normalize_rows(rows) -> tf.Tensor:
+    """Rows of unit length along the last axis; a row of zeros stays zero, with a zero gradient.
+
+    Scaled by the largest entry first, so that neither tiny nor huge rows lose digits (`tf.math.l2_normalize`
+    adds its epsilon to the squared norm: a row of norm 1e-7 comes back with norm 0.1).
+
+    Args:
+        rows: Float tensor `[..., dim]`.
+
+    Returns:
+        float64 for float64, else float32, of the same shape.
+    """
+    rows = tf.convert_to_tensor(rows)
+    # A row below the floor counts as zero: its gradient, of size 1 / norm, would not fit the dtype.
+    floor = 6.1e-5 if rows.dtype == tf.float16 else 1e-18
+    rows = as_real(rows)
+    largest = tf.stop_gradient(tf.reduce_max(tf.abs(rows), axis=-1, keepdims=True))
+    empty = largest < tf.constant(floor, rows.dtype)
+    rows = tf.where(empty, tf.zeros_like(rows), rows / tf.where(empty, tf.ones_like(largest), largest))
+    squared = tf.reduce_sum(tf.square(rows), axis=-1, keepdims=True)
+    return rows / tf.sqrt(tf.where(empty, tf.ones_like(squared), squared))
+
+
+def most_similar(
+    queries: np.ndarray, rows: np.ndarray, k: int, *, block: int = 1024
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows with the largest cosine similarity to each query: exact, block by block.
+
+    Args:
+        queries: Float `[n, dim]`.
+        rows: Float `[m, dim]`, m >= k.
+        k: Integer >= 1.
+        block: How many queries are compared at once: memory is block * m floats.
+
+    Returns:
+        Similarities float32 `[n, k]`, largest first, and int64 `[n, k]`: the indices of those rows.
+    """
+    rows = normalize_rows(np.asarray(rows, np.float32))
+    queries = normalize_rows(np.asarray(queries, np.float32))
+    found = [
+        tf.math.top_k(tf.matmul(queries[start : start + block], rows, transpose_b=True), k)
+        for start in range(0, len(queries), block)
+    ]
+    values = np.concatenate([part.values.numpy() for part in found])
+    indices = np.concatenate([part.indices.numpy() for part in found])
+    return values, indices.astype(np.int64)

@@ -1,0 +1,67 @@
+"""Everything random of this library: stateless draws that are equal with and without XLA.
+
+A *key* is an int64 tensor `[2]`. It comes from `make_key(seed, step)`, and `fold(key, number)` makes another,
+independent one from it. The same key always gives the same numbers: eagerly, in a graph, in `tf.data`, under
+`jit_compile`. TensorFlow's own float draws are not like that (plain kernels take the low bits of the
+generator, XLA the high ones), so only its integer draws are used here, by the one algorithm both know.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+
+def make_key(seed, step) -> tf.Tensor:
+    """The key of a step (or an epoch) of a seed. Both are integers or integer scalars. Returns int64 `[2]`."""
+    return tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
+
+
+def fold(key: tf.Tensor, number) -> tf.Tensor:
+    """Another key, a function of `key` and the integer `number`. Returns int64 `[2]`."""
+    return tf.random.experimental.stateless_fold_in(
+        tf.cast(key, tf.int64), tf.cast(number, tf.int64), alg="philox"
+    )
+
+
+def _bits(key, shape) -> tf.Tensor:
+    return tf.random.stateless_uniform(shape, key, None, None, tf.uint32, alg="philox")
+
+
+def uniform(key: tf.Tensor, shape, low=0.0, high=1.0) -> tf.Tensor:
+    """float32 in [low, high), in 2^24 steps."""
+    unit = tf.cast(_bits(key, shape) >> 8, tf.float32) * 2.0**-24
+    return low + (high - low) * unit
+
+
+def integers(key: tf.Tensor, shape, limit) -> tf.Tensor:
+    """int64 in [0, limit), for 0 < limit < 2^31. The bias is below limit / 2^32."""
+    return (tf.cast(_bits(key, shape), tf.int64) * tf.cast(limit, tf.int64)) >> 32
+
+
+def normal(key: tf.Tensor, shape) -> tf.Tensor:
+    """Standard normal float32, by Box and Muller."""
+    radius = tf.sqrt(-2.0 * tf.math.log(1.0 - uniform(fold(key, 0), shape)))
+    return radius * tf.cos(2.0 * math.pi * uniform(fold(key, 1), shape))
+
+
+def shuffled(positions: tf.Tensor, length, seed, epoch) -> tf.Tensor:
+    """What stands at `positions` when 0..length-1 are put into the order of (seed, epoch).
+
+    A permutation that is computed where it is asked for: constant memory, any position at once. Does not
+    compile under XLA (it belongs into `tf.data`).
+
+    Args:
+        positions: int64 `[...]`, each in [0, length).
+        length: Integer > 0: how many there are.
+        seed: Integer.
+        epoch: Integer.
+
+    Returns:
+        int64, of the shape of `positions`.
+    """
+    key = tf.cast(make_key(seed, epoch), tf.int64)
+    return tf.random.experimental.index_shuffle(
+        tf.cast(positions, tf.int64), seed=key, max_index=tf.cast(length, tf.int64) - 1
+    )

@@ -1,0 +1,338 @@
+"""The loss layer: adapts a loss to batches of views, owns what it learns or counts, and keeps the metrics.
+
+The loss is left as it is in its paper; everything about views, ids, targets, queues and learned temperatures
+is settled here, so that a model only says `layer(embeddings, ids)`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import tensorflow as tf
+
+from keras_contrastive._checks import shape_text
+from keras_contrastive._numerics import normalize_rows
+from keras_contrastive._random import make_key
+from keras_contrastive.losses.sets import canonical_ids, match
+
+# A learned temperature is kept above this: a logit scale of at most 100, as in CLIP.
+MIN_TEMPERATURE = 0.01
+# The similarity metrics look at this many anchors of a batch at most: they need a matrix, the loss may not.
+METRIC_ANCHORS = 2048
+# The step that draws are made for outside training: fixed, so that validation losses compare.
+VALIDATION_STEP = -1
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class ContrastiveLossLayer(keras.layers.Layer):
+    """Compute a contrastive loss of a batch of views, add it with `add_loss`, and keep the metrics.
+
+    A loss over sets compares all views of the batch (with `targets`: every view with the targets of the other
+    views); a loss over rows gets the three views of a triplet, when the ids are `[batch, 3]`; a loss over
+    pairs gets every ordered pair of views. Computes in float32 under every policy.
+
+    Metrics, averaged over the epoch, by cosine: `positive_similarity` and `negative_similarity`; `accuracy`:
+    how often an anchor's most similar candidate is a positive (a tie with a negative is a miss);
+    `embedding_std`: standard deviation of the normalised embeddings, averaged over dimensions, times
+    sqrt(dim): about 1 when they spread over the sphere, 0 when they have collapsed.
+
+    Args:
+        loss: A loss of `keras_contrastive.losses`, or any callable `loss(ids, embeddings, sample_weight=None)`.
+        negatives: A layer that remembers past embeddings, such as `negatives.EmbeddingQueue`: its rows are
+            further candidates, left out for anchors of the same id.
+        learn_temperature: Learn the logarithm of the loss's temperature, from its value. Kept >= 0.01.
+        seed: Integer, for losses that draw.
+
+    Raises:
+        ValueError: `learn_temperature` with a loss that has no temperature.
+
+    Example:
+        >>> layer = ContrastiveLossLayer(kc.losses.NTXentLoss())
+        >>> loss = layer(embeddings, ids)  # (batch, views, dim), (batch,)
+    """
+
+    def __init__(self, loss, *, negatives=None, learn_temperature: bool = False, seed: int = 0, **kwargs):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        if learn_temperature and not hasattr(loss, "temperature"):
+            raise ValueError(
+                "`learn_temperature` needs a loss with a temperature. "
+                f"Received: loss={type(loss).__name__}, which has none."
+            )
+        self.loss = loss
+        self.negatives = negatives
+        self.learn_temperature = learn_temperature
+        self.seed = seed
+        self.step = self.add_weight(
+            name="step", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+        if learn_temperature:
+            start = math.log(max(float(loss.temperature), MIN_TEMPERATURE))
+            self.log_temperature = self.add_weight(
+                name="log_temperature",
+                shape=(),
+                initializer=keras.initializers.Constant(start),
+                constraint=AtLeast(math.log(MIN_TEMPERATURE)),
+            )
+        self._means = {
+            name: keras.metrics.Mean(name=name)
+            for name in ("positive_similarity", "negative_similarity", "accuracy", "embedding_std")
+        }
+
+    def build(self, input_shape):
+        if self.negatives is not None and not self.negatives.built:
+            self.negatives.build(input_shape)
+        self.built = True
+
+    @property
+    def metrics(self):
+        return list(self._means.values())
+
+    @property
+    def temperature(self):
+        """The temperature in use, learned or fixed: a float32 scalar, or None for a loss without one."""
+        if self.learn_temperature:
+            return tf.maximum(tf.exp(tf.convert_to_tensor(self.log_temperature)), MIN_TEMPERATURE)
+        return getattr(self.loss, "temperature", None)
+
+    def call(self, embeddings, ids, targets=None, sample_weight=None, training=False):
+        """Loss of a batch.
+
+        Args:
+            embeddings: Float `(batch, views, dim)`, or `(batch, dim)`: one view.
+            ids: int `(batch,)` or `(batch, views)`; -1: unknown, positive with its own views alone.
+            targets: Float `(batch, target_views, dim)` of a target network, or None.
+            sample_weight: Float `(batch,)`, the weight of each image as an anchor, or None.
+            training: Whether this is a training step: draws move on, and the queue takes the embeddings in.
+
+        Returns:
+            float32 scalar, added to the losses of the model as well.
+        """
+        embeddings = _as_views(embeddings, "embeddings")
+        targets = None if targets is None else _as_views(targets, "targets")
+        ids = _ids_of_views(tf.convert_to_tensor(ids), tf.shape(embeddings))
+        if sample_weight is not None:
+            sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
+        keywords = self._keywords(training)
+        if self._is_over("rows", embeddings, ids):
+            loss = self._over_rows(embeddings, sample_weight, keywords)
+        elif self._is_over("pairs", embeddings, ids):
+            loss = self._over_pairs(embeddings, targets, sample_weight, keywords)
+        elif targets is None:
+            loss = self._over_batch(embeddings, ids, sample_weight, keywords)
+        else:
+            loss = self._over_targets(embeddings, ids, targets, sample_weight, keywords)
+        loss = tf.cast(loss, tf.float32)
+        self.add_loss(loss)
+        self._measure_spread(embeddings)
+        if training:
+            self._advance(embeddings if targets is None else targets, ids)
+        return loss
+
+    def _is_over(self, family: str, embeddings, ids) -> bool:
+        families = getattr(self.loss, "families", ("sets",))
+        if family == "rows":
+            given = embeddings.shape[1] == 3 and (families == ("rows",) or ids.differ)
+            return "rows" in families and given
+        return families == (family,)
+
+    def _keywords(self, training) -> dict:
+        keywords = {}
+        if self.learn_temperature:
+            keywords["temperature"] = self.temperature
+        if getattr(self.loss, "draws", False):
+            step = tf.convert_to_tensor(self.step) if training else VALIDATION_STEP
+            keywords["draw"] = make_key(self.seed, step)
+        return keywords
+
+    def _over_rows(self, embeddings, sample_weight, keywords):
+        keywords.pop("draw", None)
+        anchor, positive, negative = tf.unstack(embeddings, axis=1)
+        anchors, positives, negatives = (normalize_rows(r) for r in (anchor, positive, negative))
+        near = tf.reduce_sum(anchors * positives, axis=-1)
+        far = tf.reduce_sum(anchors * negatives, axis=-1)
+        ones = tf.ones_like(near)
+        self._measure(near, ones, far, ones, near > far, ones)
+        return self.loss(anchor, positive, negative=negative, sample_weight=sample_weight, **keywords)
+
+    def _over_pairs(self, embeddings, targets, sample_weight, keywords):
+        others = embeddings if targets is None else targets
+        ids = tf.range(tf.shape(embeddings)[0])
+        losses = []
+        for i, j in _ordered_pairs(embeddings, others):
+            first, second = embeddings[:, i], others[:, j]
+            losses.append(self.loss(first, second, sample_weight=sample_weight, **keywords))
+            self._measure_sets(first, match(ids, candidate_ids=ids), second)
+        return tf.add_n(losses) / len(losses)
+
+    def _over_batch(self, embeddings, ids, sample_weight, keywords):
+        """All views of the batch against each other, and against the queue."""
+        rows = tf.reshape(embeddings, [-1, embeddings.shape[-1]])
+        if sample_weight is not None:
+            sample_weight = tf.repeat(sample_weight, tf.shape(embeddings)[1])
+        own = tf.range(tf.shape(rows)[0])
+        sets = self._candidates(rows, ids.flat, own) if self.negatives is not None else {}
+        return self._set_loss(ids.flat, rows, sample_weight, keywords, sets)
+
+    def _over_targets(self, embeddings, ids, targets, sample_weight, keywords):
+        """Each view against the targets of every other view, and against the queue."""
+        losses = []
+        for i, j in _ordered_pairs(embeddings, targets):
+            sets = self._candidates(targets[:, j], ids.by_view[:, j])
+            losses.append(
+                self._set_loss(ids.by_view[:, i], embeddings[:, i], sample_weight, keywords, sets)
+            )
+        return tf.add_n(losses) / len(losses)
+
+    def _candidates(self, rows, ids, self_index=None) -> dict:
+        """The candidate set: `rows`, and the queue's behind them, as keywords of a loss over sets."""
+        sets = {"candidates": rows, "candidate_ids": ids}
+        if self_index is not None:
+            sets["self_index"] = self_index
+        if self.negatives is None:
+            return sets
+        past, past_ids, filled = self.negatives.rows()
+        first = tf.ones(tf.shape(rows)[:1], tf.bool)
+        return {
+            **sets,
+            "candidates": tf.concat([rows, past], axis=0),
+            "candidate_ids": tf.concat([ids, past_ids], axis=0),
+            "candidate_mask": tf.concat([first, filled], axis=0),
+            "negative_only": tf.concat([~first, tf.ones_like(filled)], axis=0),
+        }
+
+    def _set_loss(self, ids, anchors, sample_weight, keywords, sets):
+        loss = self.loss(ids, anchors, sample_weight=sample_weight, **keywords, **sets)
+        columns = sets.get("candidates", anchors)
+        few = slice(0, METRIC_ANCHORS)
+        of_columns = {name: value for name, value in sets.items() if name != "candidates"}
+        own = of_columns.pop("self_index", None if sets else tf.range(tf.shape(ids)[0]))
+        of_columns["self_index"] = None if own is None else own[few]
+        of_columns.setdefault("candidate_ids", ids)
+        self._measure_sets(anchors[few], match(ids[few], **of_columns), columns)
+        return loss
+
+    def _measure_sets(self, anchors, matched, columns):
+        anchors = tf.stop_gradient(normalize_rows(anchors))
+        columns = tf.stop_gradient(normalize_rows(columns))
+        similarity = tf.matmul(anchors, columns, transpose_b=True)  # (n, columns)
+        positive = matched.positive_weight > 0
+        negative = matched.exists & ~positive
+
+        def best(mask):
+            return tf.reduce_max(tf.where(mask, similarity, -2.0), axis=1)
+
+        self._measure(
+            similarity,
+            tf.cast(positive, tf.float32),
+            similarity,
+            tf.cast(negative, tf.float32),
+            best(positive) > best(negative),
+            tf.cast(tf.reduce_any(positive, axis=1), tf.float32),
+        )
+
+    def _measure(self, near, near_weight, far, far_weight, hits, counts):
+        self._means["positive_similarity"].update_state(near, near_weight)
+        self._means["negative_similarity"].update_state(far, far_weight)
+        self._means["accuracy"].update_state(tf.cast(hits, tf.float32), counts)
+
+    def _measure_spread(self, embeddings):
+        rows = tf.reshape(normalize_rows(embeddings), [-1, embeddings.shape[-1]])
+        spread = tf.reduce_mean(tf.math.reduce_std(tf.stop_gradient(rows), axis=0))
+        self._means["embedding_std"].update_state(spread * math.sqrt(embeddings.shape[-1]))
+
+    def _advance(self, embeddings, ids):
+        """What moves in a training step, after the loss."""
+        if self.negatives is not None:
+            rows = tf.reshape(embeddings, [-1, embeddings.shape[-1]])
+            self.negatives.add(tf.stop_gradient(rows), ids.queued(tf.shape(embeddings)[1]))
+        if hasattr(self.loss, "update"):
+            self.loss.update(tf.stop_gradient(embeddings))
+        self.step.assign_add(1)
+
+    def compute_output_shape(self, *args, **kwargs):
+        return ()
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config.pop("dtype", None)
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **config,
+            "loss": serialize(self.loss),
+            "negatives": None if self.negatives is None else serialize(self.negatives),
+            "learn_temperature": self.learn_temperature,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        deserialize = keras.saving.deserialize_keras_object
+        parts = {name: deserialize(config[name]) for name in ("loss", "negatives") if config[name]}
+        return cls(**{**config, **parts})
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class AtLeast(keras.constraints.Constraint):
+    """Weight constraint: every entry >= `minimum`."""
+
+    def __init__(self, minimum: float):
+        self.minimum = minimum
+
+    def __call__(self, w):
+        return tf.maximum(tf.convert_to_tensor(w), self.minimum)
+
+    def get_config(self) -> dict:
+        return {"minimum": self.minimum}
+
+
+class _ViewIds:
+    """The ids of a batch of views: `by_view` `[batch, views]`, and `flat`, row after row.
+
+    An unknown image (-1) gets an id of its own below -1, so that it is positive with its own views alone.
+    """
+
+    def __init__(self, by_view, given, differ: bool):
+        self.by_view = by_view
+        self.flat = tf.reshape(by_view, [-1])
+        self.differ = differ
+        self._given = given
+
+    def queued(self, views) -> tf.Tensor:
+        """The ids as a queue keeps them: unknown ones stay -1, for `views` views of every image."""
+        given = self._given if self.differ else tf.repeat(self._given[:, None], views, axis=1)
+        return tf.reshape(given, [-1])
+
+
+def _ids_of_views(ids, shape) -> _ViewIds:
+    """`ids` `[batch]`, `[batch, 1]` or `[batch, views]`, for embeddings of `shape` `[batch, views, dim]`."""
+    differ = ids.shape.rank == 2 and ids.shape[1] != 1
+    ids = tf.cast(ids, tf.int64) if differ else canonical_ids(ids, "ids")
+    unknown = -2 - tf.reshape(tf.range(tf.size(ids), dtype=tf.int64), tf.shape(ids))
+    own = tf.where(ids == -1, unknown, ids)
+    by_view = own if differ else tf.repeat(own[:, None], shape[1], axis=1)
+    return _ViewIds(by_view, ids, differ)
+
+
+def _as_views(rows, name: str) -> tf.Tensor:
+    rows = tf.cast(tf.convert_to_tensor(rows), tf.float32)
+    if rows.shape.rank == 2:
+        rows = rows[:, None, :]
+    if rows.shape.rank != 3:
+        raise ValueError(
+            f"`{name}` must have shape (batch, views, dim) or (batch, dim). "
+            f"Received: {name}.shape={shape_text(rows.shape)}."
+        )
+    return rows
+
+
+def _ordered_pairs(views, others) -> list[tuple[int, int]]:
+    """(i, j) for every view i and other view j != i."""
+    pairs = [(i, j) for i in range(views.shape[1]) for j in range(others.shape[1]) if i != j]
+    if not pairs:
+        raise ValueError(
+            "A loss that compares views needs at least two of them. "
+            f"Received: embeddings.shape={shape_text(views.shape)}."
+        )
+    return pairs

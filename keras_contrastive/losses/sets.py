@@ -1,0 +1,138 @@
+"""Losses over sets: which columns exist for an anchor, and which of them are its positives.
+
+An anchor is a row of the batch. Its columns are the rows of the batch, or the `candidates` that replace
+them. A column may be no column for some anchors: the anchor itself, what `candidate_mask` takes out, and a
+`negative_only` column of the anchor's own id.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from keras_contrastive._checks import check_rank, shape_text
+from keras_contrastive._numerics import as_real
+
+
+class Match(NamedTuple):
+    """How anchors and columns belong together. Both tensors are `[n, columns]`."""
+
+    exists: tf.Tensor
+    """bool: the column exists for the anchor."""
+    positive_weight: tf.Tensor
+    """Float >= 0: 0 where the column is no positive; 1 by id, or the number of shared labels, or as given."""
+
+
+def match(
+    ids,
+    *,
+    candidate_ids=None,
+    self_index=None,
+    candidate_mask=None,
+    negative_only=None,
+    positives=None,
+    num_candidates=None,
+    dtype=tf.float32,
+) -> Match:
+    """Find each anchor's columns and positives. Arguments as of the losses over sets.
+
+    Args:
+        ids: int `[n]`, or multi-hot float or bool `[n, classes]`. An id of -1 matches nothing.
+        candidate_ids: The same for the candidates; None: the batch is its own other side.
+        self_index: int `[n]`, the anchor's own column, -1 for none. Without candidates it is the row itself.
+        candidate_mask: bool `[columns]` or `[n, columns]`; False: no column for that anchor.
+        negative_only: bool `[columns]`; True: left out for anchors of its id, never their positive.
+        positives: Float `[n, columns]` of weights >= 0, in place of equal ids.
+        num_candidates: How many columns there are, where `candidate_ids` are not given.
+        dtype: dtype of `positive_weight`.
+    """
+    ids = canonical_ids(ids, "ids")
+    if candidate_ids is None and num_candidates is None:
+        candidate_ids = ids
+        self_index = tf.range(tf.shape(ids)[0]) if self_index is None else self_index
+    if candidate_ids is not None:
+        shared = _shared_labels(ids, canonical_ids(candidate_ids, "candidate_ids"), dtype)
+    else:
+        shared = tf.zeros_like(positives, dtype)
+    weight = shared if positives is None else tf.cast(positives, dtype)
+    exists = tf.ones_like(weight, tf.bool)
+    if self_index is not None:
+        columns = tf.range(tf.shape(weight)[1], dtype=tf.int64)
+        exists &= columns[None, :] != tf.cast(self_index, tf.int64)[:, None]
+    if candidate_mask is not None:
+        exists &= tf.cast(candidate_mask, tf.bool)  # [columns] broadcasts over the anchors
+    if negative_only is not None:
+        negative_only = tf.cast(negative_only, tf.bool)[None, :]
+        exists &= ~(negative_only & (shared > 0))
+        weight = tf.where(negative_only, tf.zeros_like(weight), weight)
+    return Match(exists, tf.where(exists, weight, tf.zeros_like(weight)))
+
+
+def canonical_ids(ids, name: str) -> tf.Tensor:
+    """Ids as int64 `[n]`, or multi-hot labels as they are, `[n, classes]`."""
+    ids = tf.convert_to_tensor(ids)
+    rank = ids.shape.rank
+    if rank not in (None, 1, 2) or (rank == 1 and not ids.dtype.is_integer):
+        raise ValueError(
+            f"`{name}` must be integers of shape (n,), or multi-hot labels of shape (n, classes). "
+            f"Received: {name}.shape={shape_text(ids.shape)}, {name}.dtype={ids.dtype.name}."
+        )
+    if ids.dtype.is_integer and (rank != 2 or ids.shape[1] in (None, 1)):
+        return tf.reshape(tf.cast(ids, tf.int64), [-1])  # Keras 2.15 hands labels over as (n, 1)
+    return ids
+
+
+def _shared_labels(ids, candidate_ids, dtype) -> tf.Tensor:
+    """1 where ids are equal, or the number of labels in common. `[n, columns]`."""
+    if ids.shape.rank != candidate_ids.shape.rank:
+        raise ValueError(
+            "`ids` and `candidate_ids` must both be integers or both be multi-hot. Received: "
+            f"ids.shape={shape_text(ids.shape)}, candidate_ids.shape={shape_text(candidate_ids.shape)}."
+        )
+    if ids.shape.rank == 2:
+        return tf.matmul(tf.cast(ids, dtype), tf.cast(candidate_ids, dtype), transpose_b=True)
+    same = (ids[:, None] == candidate_ids[None, :]) & (ids[:, None] != -1)
+    return tf.cast(same, dtype)
+
+
+def check_sets(ids, embeddings, candidates=None, candidate_ids=None, positives=None):
+    """Check and convert the tensors of a loss over sets.
+
+    Returns:
+        Embeddings and candidates (or None), float64 for float64 embeddings, else float32.
+
+    Raises:
+        ValueError: A rank or length is known to be wrong, or candidates come without a way to match them.
+    """
+    embeddings = as_real(embeddings)
+    check_rank(2, embeddings=embeddings)
+    _check_length(tf.convert_to_tensor(ids), embeddings, "ids", "embeddings")
+    if candidates is None:
+        if candidate_ids is not None:
+            raise ValueError("`candidate_ids` needs `candidates`. Received: candidates=None.")
+        return embeddings, None
+    candidates = tf.cast(as_real(candidates), embeddings.dtype)
+    check_rank(2, candidates=candidates)
+    if not candidates.shape[1:].is_compatible_with(embeddings.shape[1:]):
+        raise ValueError(
+            "`embeddings` and `candidates` must have the same width. Received: embeddings.shape="
+            f"{shape_text(embeddings.shape)}, candidates.shape={shape_text(candidates.shape)}."
+        )
+    if candidate_ids is None and positives is None:
+        raise ValueError(
+            "`candidates` needs `candidate_ids` or `positives`, which say what belongs to what. "
+            "Received: candidate_ids=None."
+        )
+    if candidate_ids is not None:
+        candidate_ids = tf.convert_to_tensor(candidate_ids)
+        _check_length(candidate_ids, candidates, "candidate_ids", "candidates")
+    return embeddings, candidates
+
+
+def _check_length(ids, rows, name: str, rows_name: str) -> None:
+    if not ids.shape[:1].is_compatible_with(rows.shape[:1]):
+        raise ValueError(
+            f"`{name}` must have one entry for each row of `{rows_name}`. Received: "
+            f"{name}.shape={shape_text(ids.shape)}, {rows_name}.shape={shape_text(rows.shape)}."
+        )

@@ -1,0 +1,248 @@
+"""ContrastiveModel: an encoder paired with a contrastive loss layer, trained by `fit`.
+
+`train_step` reads as the method does: views, embeddings, loss, update. It knows nothing about any one method;
+what a method remembers is state of a layer. The loss sees embeddings and ids alone, never images.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from keras_contrastive import augment as augmentation
+from keras_contrastive._compat import scale_loss, unscale_gradients
+from keras_contrastive._numerics import normalize_rows
+from keras_contrastive.layers import VALIDATION_STEP, ContrastiveLossLayer
+
+# The constructor's arguments that are objects of their own.
+_PARTS = ("encoder", "loss", "head", "predictor", "target", "augment")
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class ContrastiveModel(keras.Model):
+    """Pair an encoder with a contrastive loss.
+
+    `fit` takes a dataset of `(images, ids)`, `(images, ids, sample_weight)` or `images` alone: uint8 images
+    `(batch, height, width, channels)`, of which the model makes views by `augment`; or a batch that has views
+    already `(batch, views, ...)`. `model(images)` and `predict` give the encoder's features, float32
+    `(batch, width)`: what is before the head, without augmentation.
+
+    Args:
+        encoder: `keras.Model` from float images in 0..1 to features `(batch, width)`.
+        loss: `ContrastiveLossLayer`, or a loss that gets wrapped in one.
+        head: Layer from features to projections, as of `heads.mlp`; None: the features are compared.
+        predictor: Layer from projections to predictions of the same width, or None.
+        target: `targets` layer that makes what the embeddings are compared with, or None.
+        augment: `augment.Recipe`, drawn in the training step; a rank-4 batch becomes `augment.num_views`
+            views, of a rank-5 batch every image is drawn once. None: the second axis of the input is views.
+        normalize: Whether `model(images)` gives features of unit length.
+        seed: Integer: the draws of a step are a function of it and of the step's number.
+
+    Metrics: `loss`, and those of the loss layer, as averages over the epoch.
+
+    Raises:
+        ValueError: An argument is of the wrong kind.
+
+    Example:
+        >>> model = ContrastiveModel(
+        ...     kc.encoders.small_resnet((32, 32, 3)),
+        ...     kc.losses.NTXentLoss(temperature=0.2),
+        ...     head=kc.heads.mlp(128),
+        ...     augment=kc.augment.simclr(32),
+        ... )
+        >>> model.compile(optimizer=keras.optimizers.Adam(1e-3))
+        >>> model.fit(kc.data.batches(source.train, 256), epochs=10)
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        loss,
+        *,
+        head=None,
+        predictor=None,
+        target=None,
+        augment=None,
+        normalize: bool = False,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(encoder, keras.layers.Layer):
+            raise ValueError(
+                "`encoder` must be a keras.Model or layer that gives features. "
+                f"Received: encoder={encoder!r} of type {type(encoder).__name__}."
+            )
+        if not callable(loss):
+            raise ValueError(
+                "`loss` must be a ContrastiveLossLayer or a loss, such as "
+                f"keras_contrastive.losses.NTXentLoss(). Received: loss={loss!r}."
+            )
+        # The order of these lines is the order of the weights in a saved file: add at the end.
+        self.encoder = encoder
+        self.head = head
+        self.predictor = predictor
+        self.loss_layer = (
+            loss
+            if isinstance(loss, ContrastiveLossLayer)
+            else ContrastiveLossLayer(loss, seed=seed, name="contrastive_loss")
+        )
+        self.target = target
+        self.augment = augment
+        self.normalize = normalize
+        self.seed = seed
+        self.step = self.add_weight(
+            name="step", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+        self.loss_mean = keras.metrics.Mean(name="loss")
+        if encoder.built and getattr(encoder, "input_shape", None) is not None:
+            self.build(encoder.input_shape)
+
+    def build(self, input_shape):
+        """Build every part, so that a loaded file finds the weights of those that only training calls."""
+        if not self.encoder.built:
+            self.encoder.build(self._image_batch_shape(input_shape))
+        shape = tuple(self.encoder.compute_output_shape(self._image_batch_shape(input_shape)))
+        for part in (self.head, self.predictor):
+            if part is not None:
+                if not part.built:
+                    part.build(shape)
+                shape = tuple(part.compute_output_shape(shape))
+        if not self.loss_layer.built:
+            self.loss_layer.build((None, None, shape[-1]))
+        if self.target is not None:
+            self.target.build_like(self.encoder, self.head)
+        self.built = True
+
+    def _image_batch_shape(self, input_shape) -> tuple:
+        """The shape of one batch of images: without the axis of views where `augment` does not make them."""
+        input_shape = tuple(input_shape)
+        known = getattr(self.encoder, "input_shape", None)
+        if known is not None:
+            return tuple(known)
+        has_views = self.augment is None or len(input_shape) == 5
+        return (input_shape[0], *input_shape[2:]) if has_views else input_shape
+
+    @property
+    def metrics(self):
+        return [self.loss_mean, *self.loss_layer.metrics]
+
+    def call(self, images, training=False):
+        """Features of images: float32 `(batch, width)`, or `(batch, views, width)` of a batch of views."""
+        images = tf.convert_to_tensor(images)
+        rank = getattr(self.encoder, "input_shape", None)
+        has_views = rank is not None and images.shape.rank == len(rank) + 1
+        features = self.encoder(_scaled(_flat_views(images) if has_views else images), training=training)
+        features = tf.cast(features, tf.float32)
+        if self.normalize:
+            features = normalize_rows(features)
+        return _unflat_views(features, images) if has_views else features
+
+    def train_step(self, data):
+        images, ids, sample_weight = _unpack(data)
+        views = self.make_views(images, tf.convert_to_tensor(self.step))
+        with tf.GradientTape() as tape:
+            loss = self.take_loss(views, ids, sample_weight, training=True)
+            scaled_loss = scale_loss(self.optimizer, loss)
+        self.apply_update(tape, scaled_loss)
+        if self.target is not None:
+            self.target.update(self.encoder, self.head)
+        self.step.assign_add(1)
+        return self.update_metrics(loss)
+
+    def test_step(self, data):
+        """As `train_step`, without an update and with fixed draws, so that `val_loss` compares."""
+        images, ids, sample_weight = _unpack(data)
+        views = self.make_views(images, VALIDATION_STEP)
+        return self.update_metrics(self.take_loss(views, ids, sample_weight, training=False))
+
+    def make_views(self, images, step) -> tf.Tensor:
+        """The views that the loss compares: `(batch, views, ...)`, drawn from the model's seed and `step`."""
+        if self.augment is None:
+            return images
+        num_views = getattr(self.augment, "num_views", 2)
+        return augmentation.views(images, num_views, self.augment, self.seed, step)
+
+    def embed(self, views, *, training) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Embeddings `(batch, views, dim)` of all views in one batch, and targets or None."""
+        flat = _scaled(_flat_views(views))
+        embeddings = self.encoder(flat, training=training)
+        if self.head is not None:
+            embeddings = self.head(embeddings, training=training)
+        targets = None
+        if self.target is not None:
+            targets = self.target(flat, embeddings, training=training)
+            targets = _unflat_views(tf.stop_gradient(targets), views)
+        if self.predictor is not None:
+            embeddings = self.predictor(embeddings, training=training)
+        return _unflat_views(embeddings, views), targets
+
+    def take_loss(self, views, ids, sample_weight, *, training) -> tf.Tensor:
+        """The loss of a batch of views, float32 scalar: all that the layers have added to `self.losses`."""
+        embeddings, targets = self.embed(views, training=training)
+        self.loss_layer(
+            embeddings, ids, targets=targets, sample_weight=sample_weight, training=training
+        )
+        return tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses])
+
+    def apply_update(self, tape: tf.GradientTape, scaled_loss: tf.Tensor) -> None:
+        """Move the weights by one step of the optimizer."""
+        variables = self.trainable_variables
+        gradients = tape.gradient(scaled_loss, variables)
+        gradients = unscale_gradients(self.optimizer, gradients)
+        self.optimizer.apply_gradients(zip(gradients, variables))
+
+    def update_metrics(self, loss) -> dict:
+        """The epoch's averages so far, by name."""
+        self.loss_mean.update_state(loss)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def get_config(self) -> dict:
+        parts = {name: self._part(name) for name in _PARTS}
+        serialized = {
+            name: None if part is None else keras.saving.serialize_keras_object(part)
+            for name, part in parts.items()
+        }
+        base = keras.layers.Layer.get_config(self)
+        own = {key: base[key] for key in ("name", "trainable", "dtype") if key in base}
+        return {**own, **serialized, "normalize": self.normalize, "seed": self.seed}
+
+    def _part(self, name: str):
+        return self.loss_layer if name == "loss" else getattr(self, name)
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        deserialize = keras.saving.deserialize_keras_object
+        parts = {
+            name: deserialize(config[name], custom_objects=custom_objects)
+            for name in _PARTS
+            if config.get(name) is not None
+        }
+        return cls(**{**config, **parts})
+
+
+def _unpack(data):
+    """Images, ids and sample weights of a batch; without ids, every image is unknown: -1."""
+    images, ids, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if ids is None:
+        ids = tf.fill([tf.shape(images)[0]], tf.constant(-1, tf.int64))
+    return tf.convert_to_tensor(images), ids, sample_weight
+
+
+def _scaled(images):
+    """uint8 images as float32 in 0..1; anything else as it is."""
+    return tf.cast(images, tf.float32) / 255 if images.dtype == tf.uint8 else images
+
+
+def _flat_views(views):
+    """`(batch, views, ...)` as `(batch * views, ...)`."""
+    rest = views.shape[2:]
+    if rest.is_fully_defined():
+        return tf.reshape(views, [-1, *rest])
+    return tf.reshape(views, tf.concat([[-1], tf.shape(views)[2:]], axis=0))
+
+
+def _unflat_views(rows, views):
+    """`(batch * views, dim)` as `(batch, views, dim)`."""
+    count = views.shape[1] if views.shape[1] is not None else tf.shape(views)[1]
+    return tf.reshape(rows, [-1, count, rows.shape[-1]])
