@@ -1,15 +1,49 @@
-"""Interim: modules load when they are asked for, while the house is being built."""
+"""keras_contrastive: unlabelled images in, a trained encoder out that serves anywhere.
 
-import importlib
+>>> import keras_contrastive as kc
+>>> source = kc.data.load("digits")
+>>> encoder = kc.encoders.small_resnet(source.train.image_shape)
+>>> model = kc.recipes.simclr(encoder, augment=kc.augment.digits(16))
+>>> model.fit(kc.data.batches(source.train, 128), epochs=60)
+>>> kc.export.save(model, "saved_model/1")
+"""
 
+from keras_contrastive import (
+    augment,
+    callbacks,
+    data,
+    encoders,
+    evaluation,
+    export,
+    heads,
+    layers,
+    losses,
+    model,
+    negatives,
+    pictures,
+    recipes,
+    report,
+)
 from keras_contrastive._version import __version__
+from keras_contrastive.layers import ContrastiveLossLayer
+from keras_contrastive.model import ContrastiveModel
 
-_HOMES = {"ContrastiveModel": "model", "ContrastiveLossLayer": "layers"}
-
-
-def __getattr__(name):
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"keras_contrastive.{_HOMES[name]}"), name)
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return importlib.import_module(f"keras_contrastive.{name}")
+__all__ = [
+    "ContrastiveLossLayer",
+    "ContrastiveModel",
+    "__version__",
+    "augment",
+    "callbacks",
+    "data",
+    "encoders",
+    "evaluation",
+    "export",
+    "heads",
+    "layers",
+    "losses",
+    "model",
+    "negatives",
+    "pictures",
+    "recipes",
+    "report",
+]

@@ -31,13 +31,15 @@ def _bits(key, shape) -> tf.Tensor:
 
 def uniform(key: tf.Tensor, shape, low=0.0, high=1.0) -> tf.Tensor:
     """float32 in [low, high), in 2^24 steps."""
-    unit = tf.cast(_bits(key, shape) >> 8, tf.float32) * 2.0**-24
+    bits = tf.bitwise.right_shift(_bits(key, shape), tf.constant(8, tf.uint32))
+    unit = tf.cast(bits, tf.float32) * 2.0**-24
     return low + (high - low) * unit
 
 
 def integers(key: tf.Tensor, shape, limit) -> tf.Tensor:
     """int64 in [0, limit), for 0 < limit < 2^31. The bias is below limit / 2^32."""
-    return (tf.cast(_bits(key, shape), tf.int64) * tf.cast(limit, tf.int64)) >> 32
+    scaled = tf.cast(_bits(key, shape), tf.int64) * tf.cast(limit, tf.int64)
+    return tf.bitwise.right_shift(scaled, tf.constant(32, tf.int64))
 
 
 def normal(key: tf.Tensor, shape) -> tf.Tensor:

@@ -33,7 +33,7 @@ class ContrastiveModel(keras.Model):
         head: Layer from features to projections, as of `heads.mlp`; None: the features are compared.
         predictor: Layer from projections to predictions of the same width, or None.
         target: `targets` layer that makes what the embeddings are compared with, or None.
-        augment: `augment.Recipe`, drawn in the training step; a rank-4 batch becomes `augment.num_views`
+        augment: `augment.Recipe` or a list of operations, drawn in the training step; a rank-4 batch becomes `augment.num_views`
             views, of a rank-5 batch every image is drawn once. None: the second axis of the input is views.
         normalize: Whether `model(images)` gives features of unit length.
         seed: Integer: the draws of a step are a function of it and of the step's number.
@@ -88,7 +88,7 @@ class ContrastiveModel(keras.Model):
             else ContrastiveLossLayer(loss, seed=seed, name="contrastive_loss")
         )
         self.target = target
-        self.augment = augment
+        self.augment = _as_recipe(augment)
         self.normalize = normalize
         self.seed = seed
         self.step = self.add_weight(
@@ -160,8 +160,7 @@ class ContrastiveModel(keras.Model):
         """The views that the loss compares: `(batch, views, ...)`, drawn from the model's seed and `step`."""
         if self.augment is None:
             return images
-        num_views = getattr(self.augment, "num_views", 2)
-        return augmentation.views(images, num_views, self.augment, self.seed, step)
+        return augmentation.views(images, None, self.augment, self.seed, step)
 
     def embed(self, views, *, training) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Embeddings `(batch, views, dim)` of all views in one batch, and targets or None."""
@@ -219,6 +218,13 @@ class ContrastiveModel(keras.Model):
             if config.get(name) is not None
         }
         return cls(**{**config, **parts})
+
+
+def _as_recipe(augment):
+    """A recipe as it is; a list of operations, or a single one, as a recipe of them."""
+    if augment is None or isinstance(augment, augmentation.Recipe):
+        return augment
+    return augmentation.Recipe(augment if isinstance(augment, (list, tuple)) else [augment])
 
 
 def _unpack(data):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # More points make a map slow (t-SNE) and no clearer.
 _MAX_POINTS = 2000
+_MIN_TSNE_POINTS = 10
 # More names do not fit beside a map.
 _MAX_LEGEND = 20
 # Green and vermilion of Okabe and Ito, which colour-blind readers can tell apart.
@@ -49,22 +50,37 @@ def embedding_map(
     """
     check_integer(0, seed=seed)
     if not panels:
-        raise ValueError("`panels` must hold at least one title with embeddings. Received: panels={}.")
-    panels = {title: _rows(rows, f"panels[{title!r}]") for title, rows in panels.items()}
+        raise ValueError(
+            "`panels` must hold at least one title with embeddings. Received: panels={}."
+        )
+    panels = {
+        title: _rows(rows, f"panels[{title!r}]") for title, rows in panels.items()
+    }
     count = len(next(iter(panels.values())))
     for title, rows in panels.items():
         _check_length(f"panels[{title!r}]", rows, count, minimum=2)
     labels = _labels(labels, count)
     chosen = np.arange(count)
     if count > _MAX_POINTS:
-        chosen = np.sort(np.random.default_rng(seed).choice(count, _MAX_POINTS, replace=False))
+        chosen = np.sort(
+            np.random.default_rng(seed).choice(count, _MAX_POINTS, replace=False)
+        )
     groups = _colour_groups(None if labels is None else labels[chosen], class_names)
 
     figure = _figure(4.3 * len(panels) + 1.0, 4.7, layout="constrained")
-    for axes, (title, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    for axes, (title, rows) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items()
+    ):
         points = _project(rows[chosen], seed)
-        for name, colour, members in groups:
-            axes.scatter(*points[members].T, s=_marker_size(len(chosen)), color=colour, label=name, lw=0)
+        for name, style, members in groups:
+            axes.scatter(
+                *points[members].T,
+                s=_marker_size(len(chosen)),
+                label=name,
+                lw=0,
+                **style,
+            )
         axes.set_title(title, fontsize=13)
         axes.set_box_aspect(1)
         axes.set(xticks=[], yticks=[])
@@ -114,15 +130,24 @@ def neighbours(
     asked = _spread_queries(labels, len(images), min(queries, len(images)), seed)
     found = _neighbours_of(asked, rows, min(k, len(images) - 1))
 
-    sheet = _Sheet(rows=len(asked), columns=1 + found.shape[1], tile=images.shape[1:3], names=labels is not None)
+    names = (
+        None
+        if labels is None
+        else [_class_name(label, class_names) for label in labels[asked]]
+    )
+    sheet = _Sheet(
+        rows=len(asked), columns=1 + found.shape[1], tile=images.shape[1:3], names=names
+    )
     sheet.head("query", 0)
     sheet.head("most similar, from the left", 1)
     for row, (query, others) in enumerate(zip(asked, found)):
         sheet.show(images[query], row, 0)
-        if labels is not None:
-            sheet.name(_class_name(labels[query], class_names), row)
         for column, other in enumerate(others, start=1):
-            frame = None if labels is None else (_RIGHT if labels[other] == labels[query] else _WRONG)
+            frame = (
+                None
+                if labels is None
+                else (_RIGHT if labels[other] == labels[query] else _WRONG)
+            )
             sheet.show(images[other], row, column, frame=frame)
     if labels is not None:
         sheet.explain({"same class as the query": _RIGHT, "another class": _WRONG})
@@ -181,23 +206,50 @@ class _Sheet:
     GAP = 0.06  # of a tile, between tiles
     FIRST_GAP = 0.3  # of a tile, after the first column
 
-    def __init__(self, *, rows: int, columns: int, tile: tuple[int, int], names: bool = False):
+    def __init__(
+        self,
+        *,
+        rows: int,
+        columns: int,
+        tile: tuple[int, int],
+        names: list[str] | None = None,
+    ):
         from matplotlib.patches import Rectangle
 
         self._rectangle = Rectangle
         self._aspect = tile[0] / tile[1]  # height of a tile; its width is 1
         # Small pictures are shown with the pixels they have; large ones are smoothed when drawn smaller.
         self._interpolation = "nearest" if max(tile) <= 64 else "antialiased"
-        width, height = self._left(columns) - self.GAP, rows * (self._aspect + self.GAP) - self.GAP
-        left, right, top, bottom = (1.6 if names else 0.15), 0.15, 0.5, (0.5 if names else 0.15)
+        width, height = (
+            self._left(columns) - self.GAP,
+            rows * (self._aspect + self.GAP) - self.GAP,
+        )
+        names = [_shortened(name) for name in names or []]
+        left = (
+            0.15 + 0.1 * max(map(len, names), default=0) + 0.15 * bool(names)
+        )  # inches, as below
+        right, top, bottom = 0.15, 0.5, (0.5 if names else 0.15)
         inches = min(1.0, 13 / max(width, height))  # of a tile's width
         total = left + width * inches + right, top + height * inches + bottom
         self.figure = _figure(*total)
         self._axes = self.figure.add_axes(
-            [left / total[0], bottom / total[1], width * inches / total[0], height * inches / total[1]]
+            [
+                left / total[0],
+                bottom / total[1],
+                width * inches / total[0],
+                height * inches / total[1],
+            ]
         )
         self._axes.set(xlim=(0, width), ylim=(height, 0))
         self._axes.set_axis_off()
+        for row, name in enumerate(names):
+            self._write(
+                name,
+                (0, self._top(row) + self._aspect / 2),
+                (-8, 0),
+                ha="right",
+                va="center",
+            )
 
     def _left(self, column: int) -> float:
         return column * (1 + self.GAP) + (self.FIRST_GAP if column else 0)
@@ -207,25 +259,25 @@ class _Sheet:
 
     def head(self, text: str, column: int) -> None:
         """A heading over a column and what is right of it."""
-        self._axes.annotate(
-            text, (self._left(column), 0), (0, 7), textcoords="offset points", fontsize=12, annotation_clip=False
-        )
+        self._write(text, (self._left(column), 0), (0, 7))
 
-    def name(self, text: str, row: int) -> None:
-        """A name left of a row."""
-        middle = self._top(row) + self._aspect / 2
+    def _write(
+        self, text: str, place: tuple[float, float], offset: tuple[int, int], **options
+    ) -> None:
+        """Text beside the axes: `offset` points away from `place`."""
         self._axes.annotate(
-            _shortened(text),
-            (0, middle),
-            (-8, 0),
+            text,
+            place,
+            offset,
             textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=11,
+            fontsize=12,
             annotation_clip=False,
+            **options,
         )
 
-    def show(self, image: np.ndarray, row: int, column: int, *, frame: str | None = None) -> None:
+    def show(
+        self, image: np.ndarray, row: int, column: int, *, frame: str | None = None
+    ) -> None:
         left, top = self._left(column), self._top(row)
         self._axes.imshow(
             image,
@@ -236,14 +288,30 @@ class _Sheet:
         # A hairline round a picture without a frame: a digit on white paper would have no edge.
         style = {"ec": frame, "lw": 3} if frame else {"ec": "0.8", "lw": 0.6}
         self._axes.add_patch(
-            self._rectangle((left, top), 1, self._aspect, fill=False, clip_on=False, joinstyle="miter", **style)
+            self._rectangle(
+                (left, top),
+                1,
+                self._aspect,
+                fill=False,
+                clip_on=False,
+                joinstyle="miter",
+                **style,
+            )
         )
 
     def explain(self, colours: dict[str, str]) -> None:
         """What the frames' colours mean, under the sheet."""
-        handles = [self._rectangle((0, 0), 1, 1, fill=False, ec=c, lw=3, label=n) for n, c in colours.items()]
+        handles = [
+            self._rectangle((0, 0), 1, 1, fill=False, ec=c, lw=3, label=n)
+            for n, c in colours.items()
+        ]
         self.figure.legend(
-            handles=handles, loc="lower center", ncols=len(handles), frameon=False, handlelength=1, handleheight=1
+            handles=handles,
+            loc="lower center",
+            ncols=len(handles),
+            frameon=False,
+            handlelength=1,
+            handleheight=1,
         )
 
 
@@ -257,33 +325,55 @@ def _project(rows: np.ndarray, seed: int) -> np.ndarray:
     """Rows in two dimensions: float `(n, 2)`."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # scikit-learn brings it
 
     rows = normalize_rows(rows).numpy()
     if rows.shape[1] < 2:
         rows = np.pad(rows, [(0, 0), (0, 1)])
-    # On unit rows the Euclidean distance orders as the cosine does. t-SNE needs more neighbours than it has
-    # in few points, and starts from a PCA that it divides by its spread, which collapsed rows do not have.
-    if len(rows) < 10 or rows.std(axis=0).max() < 1e-5:
-        return PCA(2, random_state=seed).fit_transform(rows) if len(np.unique(rows, axis=0)) > 1 else rows[:, :2]
-    perplexity = min(30, (len(rows) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(rows)
+    # On unit rows the Euclidean distance orders as the cosine does. t-SNE asks more neighbours than few
+    # points have, and divides by the spread of a PCA, which collapsed rows do not have.
+    spread = rows.std(axis=0).max()
+    if spread < 1e-5:
+        return rows[:, :2]
+    if len(rows) < _MIN_TSNE_POINTS:
+        return PCA(2, random_state=seed).fit_transform(rows)
+    tsne = TSNE(
+        2,
+        perplexity=min(30, (len(rows) - 1) / 3),
+        init="pca",
+        max_iter=500,
+        random_state=seed,
+    )
+    with threadpool_limits(
+        1, user_api="openmp"
+    ):  # its threads spin: on a busy machine two take 5 times longer
+        return tsne.fit_transform(rows)
 
 
-def _colour_groups(labels: np.ndarray | None, class_names) -> list[tuple[str | None, object, np.ndarray]]:
-    """(name, colour, members) of each class; one group without a name where there are no labels."""
+def _colour_groups(
+    labels: np.ndarray | None, class_names
+) -> list[tuple[str | None, dict, np.ndarray]]:
+    """(name, style, members) of each class; one group without a name where there are no labels."""
     from matplotlib import colormaps
 
     if labels is None:
-        return [(None, colormaps["tab10"](0), slice(None))]
+        return [(None, {"color": "tab:blue"}, slice(None))]
     classes = np.unique(labels)
-    if len(classes) <= 10:
-        colours = colormaps["tab10"](np.arange(len(classes)))
-    elif len(classes) <= 20:
-        colours = colormaps["tab20"](np.arange(len(classes)))
+    if (
+        len(classes) <= _MAX_LEGEND
+    ):  # ten colours that the eye can tell apart, then again with another marker
+        styles = [
+            {"color": colormaps["tab10"](i % 10), "marker": "o^"[i // 10]}
+            for i in range(len(classes))
+        ]
     else:
-        colours = colormaps["turbo"](np.linspace(0.03, 0.97, len(classes)))
+        styles = [
+            {"color": colour}
+            for colour in colormaps["turbo"](np.linspace(0.03, 0.97, len(classes)))
+        ]
     return [
-        (_class_name(label, class_names), colour, labels == label) for label, colour in zip(classes, colours)
+        (_class_name(label, class_names), style, labels == label)
+        for label, style in zip(classes, styles)
     ]
 
 
@@ -292,16 +382,26 @@ def _add_map_legend(figure, groups) -> None:
     if names == [None] or len(names) > _MAX_LEGEND:
         return
     legend = figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=10
+        *figure.axes[0].get_legend_handles_labels(),
+        loc="outside right center",
+        frameon=False,
+        fontsize=10,
     )
     for handle in legend.legend_handles:
         handle.set_sizes([45])  # the dots of the map are too small to tell a colour by
 
 
 def _map_caption(shown: int, count: int, groups) -> str:
-    points = f"{shown} images" if shown == count else f"{shown} of {count} images, drawn at random"
-    many = f"; colour: class ({len(groups)} of them)" if len(groups) > _MAX_LEGEND else ""
-    return f"t-SNE by cosine of {points}{many}"
+    points = (
+        f"{shown} images"
+        if shown == count
+        else f"{shown} of {count} images, drawn at random"
+    )
+    many = (
+        f"; colour: class ({len(groups)} of them)" if len(groups) > _MAX_LEGEND else ""
+    )
+    method = "PCA" if shown < _MIN_TSNE_POINTS else "t-SNE"
+    return f"{method} by cosine of {points}{many}"
 
 
 def _marker_size(count: int) -> float:
@@ -325,7 +425,9 @@ def _neighbours_of(asked: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
     """The k rows most similar to each asked one, itself left out: int `(asked, k)`."""
     found = most_similar(rows[asked], rows, k + 1)[1]
     # A copy of the query may stand before it, or push it out: leave it out where it stands, else the last.
-    return np.stack([others[others != query][:k] for query, others in zip(asked, found)])
+    return np.stack(
+        [others[others != query][:k] for query, others in zip(asked, found)]
+    )
 
 
 def _as_rgb(images, name: str) -> np.ndarray:
@@ -337,16 +439,25 @@ def _as_rgb(images, name: str) -> np.ndarray:
             f"Received: {name}.shape={images.shape}."
         )
     if images.dtype != np.uint8:
-        images = np.round(np.clip(images.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+        images = np.round(np.clip(images.astype(np.float32), 0, 1) * 255).astype(
+            np.uint8
+        )
     if images.shape[-1] != 3:
-        images = images.mean(axis=-1, keepdims=True).round().astype(np.uint8).repeat(3, axis=-1)
+        images = (
+            images.mean(axis=-1, keepdims=True)
+            .round()
+            .astype(np.uint8)
+            .repeat(3, axis=-1)
+        )
     return images
 
 
 def _rows(rows, name: str) -> np.ndarray:
     rows = np.asarray(rows)
     if rows.ndim < 2 or rows.size == 0:
-        raise ValueError(f"`{name}` must have shape (n, dim) and not be empty. Received: shape {rows.shape}.")
+        raise ValueError(
+            f"`{name}` must have shape (n, dim) and not be empty. Received: shape {rows.shape}."
+        )
     rows = rows.reshape(len(rows), -1).astype(np.float32)
     if not np.isfinite(rows).all():
         raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values.")

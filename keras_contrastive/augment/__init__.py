@@ -1,0 +1,68 @@
+"""Augmentation of whole batches: each image its own draws, the same draws wherever they are made.
+
+| function | layer that draws its parameters | what |
+|---|---|---|
+| `crop_and_resize` | `RandomResizedCrop` | a box of each image, resized with antialiasing |
+| `flip` | `RandomFlip` | left to right |
+| `affine` | `RandomAffine` | rotation, scale, shear, shift |
+| `adjust_brightness`, `adjust_contrast`, `adjust_saturation`, `adjust_hue` | `ColorJitter` | in random order |
+| `to_grayscale` | `RandomGrayscale` | colour away, channels kept |
+| `gaussian_blur` | `GaussianBlur` | width drawn for each image |
+
+| recipe | what |
+|---|---|
+| `simclr(image_size, strength)` | crop, flip, jitter, grayscale, blur above 32 pixels |
+| `digits(image_size)` | affine |
+
+`views(images, n, recipe, seed, step)` draws a `Recipe`, a list of these, of Keras layers and of functions of a batch.
+Images are `[n, height, width, channels]`, uint8 or floats in 0..1; results are float32 in 0..1.
+"""
+
+from keras_contrastive.augment.blur import GaussianBlur, gaussian_blur
+from keras_contrastive.augment.color import (
+    ColorJitter,
+    RandomGrayscale,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    to_grayscale,
+)
+from keras_contrastive.augment.dataset import map_dataset
+from keras_contrastive.augment.geometry import (
+    RandomAffine,
+    RandomFlip,
+    RandomResizedCrop,
+    affine,
+    crop_and_resize,
+    flip,
+)
+from keras_contrastive.augment.operation import Operation
+from keras_contrastive.augment.recipe import Recipe, views
+from keras_contrastive.augment.recipes import RECIPES, digits, get, simclr
+
+__all__ = [
+    "RECIPES",
+    "ColorJitter",
+    "GaussianBlur",
+    "Operation",
+    "RandomAffine",
+    "RandomFlip",
+    "RandomGrayscale",
+    "RandomResizedCrop",
+    "Recipe",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+    "affine",
+    "crop_and_resize",
+    "digits",
+    "flip",
+    "gaussian_blur",
+    "get",
+    "map_dataset",
+    "simclr",
+    "to_grayscale",
+    "views",
+]

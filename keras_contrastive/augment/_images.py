@@ -1,0 +1,59 @@
+"""Layouts and ranges: images as users hold them, and the planar form that operations work on.
+
+Planar is float32 `[n, channels, height, width]`: a channel is one run of memory, so that crops are plain
+matrix products and colour arithmetic runs along whole rows.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from keras_contrastive._checks import check_rank, shape_text
+
+
+def unit_images(images, *, rank: int | None = 4) -> tf.Tensor:
+    """float32 images in 0..1: uint8 is divided by 255, floats are taken as they come.
+
+    Raises:
+        ValueError: The rank is known and not `rank` (None: any), or the dtype is neither uint8 nor floating.
+    """
+    images = tf.convert_to_tensor(images)
+    if rank is not None:
+        check_rank(rank, images=images)
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32) * (1 / 255)
+    if not images.dtype.is_floating:
+        raise ValueError(
+            "`images` must be uint8 in 0..255 or floats in 0..1. "
+            f"Received: images.dtype={images.dtype.name}, images.shape={shape_text(images.shape)}."
+        )
+    return tf.cast(images, tf.float32)
+
+
+def to_planar(images: tf.Tensor) -> tf.Tensor:
+    """`[n, height, width, channels]` to `[n, channels, height, width]`."""
+    return tf.transpose(images, [0, 3, 1, 2])
+
+
+def from_planar(planar: tf.Tensor) -> tf.Tensor:
+    """`[n, channels, height, width]` to `[n, height, width, channels]`."""
+    return tf.transpose(planar, [0, 2, 3, 1])
+
+
+def on_planar(function, images, *arguments) -> tf.Tensor:
+    """Give images to a function of planar ones: uint8 or float NHWC in, float32 NHWC out."""
+    return from_planar(function(to_planar(unit_images(images)), *arguments))
+
+
+def per_image(values) -> tf.Tensor:
+    """A scalar or `[n]` as float32 that broadcasts over planar images: `[1, 1, 1, 1]` or `[n, 1, 1, 1]`."""
+    return tf.reshape(tf.cast(values, tf.float32), [-1, 1, 1, 1])
+
+
+def sizes(tensor: tf.Tensor) -> list:
+    """The shape: an int where it is known, a scalar tensor where it is not."""
+    dynamic = tf.shape(tensor)
+    return [
+        dynamic[axis] if size is None else size
+        for axis, size in enumerate(tensor.shape)
+    ]

@@ -1,0 +1,135 @@
+"""Gaussian blur, of a width drawn for each image."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from keras_contrastive._checks import check_integer
+from keras_contrastive._random import fold, uniform
+from keras_contrastive.augment._images import on_planar, sizes
+from keras_contrastive.augment.operation import (
+    Operation,
+    check_probability,
+    check_range,
+    occurs,
+)
+
+
+def gaussian_blur(images, kernel_size: int, sigma) -> tf.Tensor:
+    """Blur each image by its own Gaussian, as torchvision's `gaussian_blur`.
+
+    The weights are exp(-x^2 / (2 sigma^2)) at the pixels x of the kernel, scaled to sum to 1, along rows and then
+    columns. Outside, the image is mirrored without repeating its edge.
+
+    Args:
+        images: uint8 or float in 0..1, `[n, height, width, channels]`, any number of channels.
+        kernel_size: Odd integer; its half must be less than the image's height and width.
+        sigma: Standard deviation in pixels, >= 0, scalar or `[n]`; 0 changes nothing.
+
+    Returns:
+        float32 in 0..1, of the shape of `images`.
+
+    Raises:
+        ValueError: `images` are not rank 4, or neither uint8 nor floating, or too small; `kernel_size` is not odd.
+    """
+    _check_kernel_size(kernel_size)
+    return on_planar(_gaussian_blur, images, kernel_size, sigma)
+
+
+def _gaussian_blur(planar, kernel_size: int, sigma):
+    radius = kernel_size // 2
+    for size in planar.shape[2:]:
+        if size is not None and size <= radius:
+            raise ValueError(
+                f"`kernel_size` must be < 2 * the size of the image, to mirror it. Received: "
+                f"kernel_size={kernel_size}, height and width {tuple(planar.shape[2:])}."
+            )
+    weights = _half_kernel(radius, sigma)
+    # Shifted sums: under XLA many times faster than a convolution with a kernel for each image.
+    for axis in (2, 3):
+        planar = _blur_along(planar, axis, weights)
+    return tf.minimum(planar, 1.0)  # the weights may sum to a rounding above 1
+
+
+def _half_kernel(radius: int, sigma) -> list:
+    """The weights at 0, 1, ..., radius, each `[n, 1, 1, 1]`."""
+    sigma = tf.reshape(tf.cast(sigma, tf.float32), [-1, 1])
+    distance = tf.range(radius + 1, dtype=tf.float32) / tf.maximum(
+        sigma, 1e-3
+    )  # 0: no weight beside the centre
+    weights = tf.exp(-0.5 * tf.square(distance))  # (n, radius + 1)
+    weights /= 2 * tf.reduce_sum(weights, axis=1, keepdims=True) - weights[:, :1]
+    return [tf.reshape(weights[:, i], [-1, 1, 1, 1]) for i in range(radius + 1)]
+
+
+def _blur_along(planar, axis: int, weights: list):
+    radius, length = len(weights) - 1, sizes(planar)[axis]
+    margins = [[radius, radius] if i == axis else [0, 0] for i in range(4)]
+    padded = tf.pad(planar, margins, mode="REFLECT")
+
+    def shifted(by):
+        begin = [radius + by if i == axis else 0 for i in range(4)]
+        size = [length if i == axis else -1 for i in range(4)]
+        return tf.slice(padded, begin, size)
+
+    sides = [weights[i] * (shifted(-i) + shifted(i)) for i in range(1, radius + 1)]
+    return tf.add_n([weights[0] * planar, *sides])
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class GaussianBlur(Operation):
+    """Blur each image, with a probability, by a Gaussian of random width.
+
+    Args:
+        kernel_size: Odd integer, in pixels.
+        sigma: Pair of floats > 0: the standard deviation in pixels is uniform between them.
+        probability: Float in 0..1.
+        seed: Integer, for use as a layer (see `Operation`).
+
+    Reference:
+        Chen et al., 2020, A Simple Framework for Contrastive Learning of Visual Representations, Appendix A.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int,
+        sigma: tuple[float, float] = (0.1, 2.0),
+        *,
+        probability: float = 0.5,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        _check_kernel_size(kernel_size)
+        check_range(1e-3, 1e3, sigma=sigma)
+        check_probability(probability=probability)
+        self.kernel_size, self.sigma, self.probability = (
+            kernel_size,
+            tuple(sigma),
+            probability,
+        )
+
+    def draw(self, key, shape):
+        n = shape[0]
+        chosen = occurs(fold(key, 0), n, self.probability)
+        return {"sigma": tf.where(chosen, uniform(fold(key, 1), [n], *self.sigma), 0.0)}
+
+    def transform(self, planar, sigma):
+        return _gaussian_blur(planar, self.kernel_size, sigma)
+
+    def get_config(self):
+        config = {
+            "kernel_size": self.kernel_size,
+            "sigma": self.sigma,
+            "probability": self.probability,
+        }
+        return {**super().get_config(), **config}
+
+
+def _check_kernel_size(kernel_size) -> None:
+    check_integer(1, kernel_size=kernel_size)
+    if kernel_size % 2 == 0:
+        raise ValueError(
+            f"`kernel_size` must be odd. Received: kernel_size={kernel_size}."
+        )

@@ -1,0 +1,172 @@
+"""A recipe: a short list of operations; and `views`, which draws it."""
+
+from __future__ import annotations
+
+import inspect
+
+import keras
+import tensorflow as tf
+
+from keras_contrastive._checks import check_integer, shape_text
+from keras_contrastive._random import fold, make_key
+from keras_contrastive.augment._images import from_planar, sizes, to_planar, unit_images
+from keras_contrastive.augment.operation import Operation
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class Recipe:
+    """Operations that are applied one after the other, each with draws of its own.
+
+    Besides this package's operations the list takes Keras layers (called with `training=True`) and functions of a
+    batch: float32 `[n, height, width, channels]` in 0..1 in and out (give `value_range=(0, 1)` to layers that ask
+    for it); what they return is clipped to 0..1. Only draws of this package's operations follow from the key:
+    a foreign layer draws as it pleases.
+
+    Args:
+        operations: List of `Operation`s, Keras layers and functions.
+        num_views: Integer >= 1: how many views a model makes of an image.
+
+    Raises:
+        ValueError: An element is not callable, or `num_views` is not an integer >= 1.
+
+    Example:
+        >>> recipe = Recipe([RandomResizedCrop(32), RandomFlip(), lambda images: 1 - images])
+        >>> views(images, 2, recipe, seed=0, step=0).shape
+        TensorShape([256, 2, 32, 32, 3])
+    """
+
+    def __init__(self, operations, *, num_views: int = 2):
+        check_integer(1, num_views=num_views)
+        self.operations = list(operations)
+        self.num_views = num_views
+        for operation in self.operations:
+            if not callable(operation):
+                raise ValueError(
+                    "`operations` must be augmentations, Keras layers or functions of a batch of images. "
+                    f"Received: {operation!r}."
+                )
+        # One compiled function for the life of the recipe: a new one would be traced and compiled again.
+        # What others wrote may not compile (many Keras layers do not on a CPU), so it runs as a plain graph.
+        ours = all(isinstance(operation, Operation) for operation in self.operations)
+        self._draw_views = tf.function(self._views, jit_compile=ours)
+
+    def __call__(self, images, key) -> tf.Tensor:
+        """Apply the operations once to each image.
+
+        Args:
+            images: uint8 or float in 0..1, `[n, height, width, channels]`.
+            key: int64 `[2]`: the same key gives the same result.
+
+        Returns:
+            float32 in 0..1, `[n, height, width, channels]`.
+
+        Raises:
+            ValueError: `images` are not rank 4, or neither uint8 nor floating.
+        """
+        planar = to_planar(unit_images(images))
+        for position, operation in enumerate(self.operations):
+            if isinstance(operation, Operation):
+                planar = operation.apply_planar(planar, fold(key, position))
+            else:
+                result = unit_images(_call_foreign(operation, from_planar(planar)))
+                planar = to_planar(tf.clip_by_value(result, 0.0, 1.0))
+        return from_planar(planar)
+
+    def _views(self, images, n: int, seed: tf.Tensor, step: tf.Tensor):
+        if images.shape.rank == 4:
+            images = tf.tile(images[:, None], [1, n, 1, 1, 1])
+        batch, views, *image = sizes(images)
+        # All views in one pass: image i, view j is row i * views + j, with draws of its own.
+        drawn = self(tf.reshape(images, [batch * views, *image]), make_key(seed, step))
+        return tf.reshape(drawn, [batch, views, *sizes(drawn)[1:]])
+
+    def get_config(self) -> dict:
+        """The arguments.
+
+        Raises:
+            ValueError: The list holds a function that Keras cannot find again by its name.
+        """
+        operations = [_serialized(operation) for operation in self.operations]
+        return {"operations": operations, "num_views": self.num_views}
+
+    @classmethod
+    def from_config(cls, config: dict) -> Recipe:
+        """The recipe of a `get_config`."""
+        operations = [_deserialized(operation) for operation in config["operations"]]
+        return cls(operations, num_views=config["num_views"])
+
+
+def views(images, n: int | None, recipe: Recipe, seed, step) -> tf.Tensor:
+    """Draw a recipe n times for each image.
+
+    All of it is one function, compiled by XLA when every operation is this package's; it can be called in a training
+    step, in `Dataset.map` or eagerly, and gives the same for a `seed` and a `step` (pixels to rounding).
+
+    Args:
+        images: uint8 or float in 0..1. `[batch, height, width, channels]`, or `[batch, views, height, width,
+            channels]` for images that have views already: the recipe is then drawn once for each of them.
+        n: Integer >= 1, or None: `recipe.num_views`. For a batch that has views None, or their number.
+        recipe: A `Recipe`.
+        seed: Integer or integer scalar.
+        step: Integer or integer scalar: another step, other draws.
+
+    Returns:
+        float32 in 0..1, `[batch, n, height, width, channels]`.
+
+    Raises:
+        ValueError: `images` have another rank or dtype, or another number of views than n; `recipe` is not a `Recipe`.
+    """
+    images = tf.convert_to_tensor(images)
+    if not isinstance(recipe, Recipe):
+        raise ValueError(
+            f"`recipe` must be an `augment.Recipe`. Received: recipe={recipe!r}. "
+            "Wrap a list of operations: `augment.Recipe([...])`."
+        )
+    if images.shape.rank not in (4, 5):
+        raise ValueError(
+            "`images` must be [batch, height, width, channels] or [batch, views, height, width, channels]. "
+            f"Received: images.shape={shape_text(images.shape)}."
+        )
+    if images.shape.rank == 5 and n is not None and images.shape[1] not in (None, n):
+        raise ValueError(
+            "`n` must be None or the number of views that `images` have already. "
+            f"Received: n={n!r}, images.shape={shape_text(images.shape)}."
+        )
+    n = recipe.num_views if n is None else n
+    check_integer(1, n=n)
+    return recipe._draw_views(
+        images, n, tf.cast(seed, tf.int64), tf.cast(step, tf.int64)
+    )
+
+
+def _call_foreign(operation, images):
+    is_layer = isinstance(operation, keras.layers.Layer)
+    if is_layer and "training" in inspect.signature(operation.call).parameters:
+        return operation(images, training=True)
+    return operation(images)
+
+
+def _serialized(operation) -> dict:
+    if isinstance(operation, keras.layers.Layer):
+        return keras.saving.serialize_keras_object(operation)
+    # Keras writes any function's name down, and finds only registered ones again.
+    name = keras.saving.get_registered_name(operation)
+    if keras.saving.get_registered_object(name) is not operation:
+        shown = getattr(operation, "__qualname__", repr(operation))
+        raise ValueError(
+            f"The function `{shown}` in the recipe cannot be saved: Keras would not find it again. Decorate it with "
+            "`@keras.saving.register_keras_serializable()`, or write it as a Keras layer."
+        )
+    return {"function": name}
+
+
+def _deserialized(config):
+    if "function" not in config:
+        return keras.saving.deserialize_keras_object(config)
+    function = keras.saving.get_registered_object(config["function"])
+    if function is None:
+        raise ValueError(
+            f"The function {config['function']!r} of the recipe is not registered. Import the module that defines it "
+            "before loading."
+        )
+    return function

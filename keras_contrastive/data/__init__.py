@@ -1,0 +1,29 @@
+"""Images in: sources by name, shuffled batches, and triplets sampled on the fly.
+
+    source = data.load("digits")
+    dataset = data.batches(source.train, 128, seed=0)      # uint8 images, int64 ids
+    model.fit(dataset, epochs=20, shuffle=False)           # each pass is the next epoch
+
+What `data.load` takes:
+
+| spec | images | labels | test part | default `image_size` |
+|---|---|---|---|---|
+| `digits` | scikit-learn's 1797 handwritten digits, grey | yes | 500 held out | 16 |
+| `mnist`, `fashion_mnist`, `cifar10`, `cifar100` | through `keras.datasets` (downloaded once) | yes | its own | as they are |
+| `npz:FILE` | `x_train`, and `x_test` if it is there | `y_train`, `y_test` | its own, else a fifth | as they are |
+| `folder:DIR` | JPEG, PNG, GIF, BMP and WebP files, made RGB | sub-folders | `test/` beside `train/`, else a fifth | 96 |
+| `tfds:NAME` | through tensorflow-datasets (an extra) | if it has them | its own, else a fifth | as they are; 96 where sizes differ |
+
+Arrays of your own enter as `data.Part(images, labels)`. A new kind of source is one function in `source.py`
+and one line in `source.SOURCES`.
+"""
+
+from __future__ import annotations
+
+from keras_contrastive.data.batches import batches
+from keras_contrastive.data.images import decode, resize
+from keras_contrastive.data.part import Part
+from keras_contrastive.data.sampling import triplets
+from keras_contrastive.data.source import Source, load
+
+__all__ = ["Part", "Source", "batches", "decode", "load", "resize", "triplets"]

@@ -1,0 +1,167 @@
+"""A set of images in memory, with or without labels: what every pipeline of this package starts from."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from keras_contrastive import _random
+
+
+class Part:
+    """Images in memory, checked once, and what is known about them.
+
+    Args:
+        images: `(n, h, w, c)`, or grey `(n, h, w)`, which gains a channel; n > 0. uint8 in 0..255, or float in
+            0..1, which is rounded to uint8. They are copied.
+        labels: Integers `(n,)` or `(n, 1)` of any width, or None. A class is >= 0; -1 means unknown.
+        class_names: One name for each class, or None.
+
+    Attributes:
+        images: uint8 array `(n, h, w, c)`, read-only.
+        labels: int64 array `(n,)`, or None.
+        class_names: List of str, or None.
+        image_shape: `(h, w, c)`.
+        image_tensor: `images` as a tensor in host memory, to which every dataset of this part refers.
+
+    Raises:
+        ValueError: wrong rank or dtype, no images, NaN or values out of range, labels that do not fit.
+    """
+
+    def __init__(self, images, labels=None, class_names=None):
+        with tf.device("CPU:0"):  # where `tf.data` runs
+            self.image_tensor = tf.convert_to_tensor(_checked_images(images))
+        # The tensor's own memory, read-only: no second copy.
+        self.images = np.asarray(memoryview(self.image_tensor))
+        self.labels = self.class_names = None
+        if labels is not None:
+            self.labels = _checked_labels(labels, len(self.images))
+        if class_names is not None:
+            self.class_names = [str(name) for name in class_names]
+        if self.class_names is not None and self.labels is not None:
+            if self.labels.max() >= len(self.class_names):
+                raise ValueError(
+                    "`class_names` must have a name for every class in `labels`. "
+                    f"Received: {len(self.class_names)} names, and label {self.labels.max()}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        known = "no labels"
+        if self.labels is not None:
+            known = f"{len(np.unique(self.labels))} classes"
+        return f"Part({len(self)} images of {self.image_shape}, {known})"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.images.shape[1:]
+
+    def take(self, indices) -> Part:
+        """The examples at `indices`, integers `(k,)`, as a part of their own."""
+        labels = None if self.labels is None else self.labels[indices]
+        return Part(self.images[indices], labels, self.class_names)
+
+
+def hold_out(part: Part, seed: int, size: int | None = None) -> tuple[Part, Part]:
+    """Split off a test part, stratified by label where there are labels.
+
+    Every class gives its share, rounded down or up so that the sizes add up; the examples keep their order.
+
+    Args:
+        part: What to split; at least 2 examples.
+        seed: Integer >= 0. The same seed gives the same split.
+        size: How many are held out. None: a fifth, at least one.
+
+    Returns:
+        `(train, test)`: disjoint, together the whole.
+    """
+    n = len(part)
+    if n < 2:
+        raise ValueError(
+            f"A test part can only be held out of 2 images or more. Received: {n} image. "
+            "Add images, or a test part."
+        )
+    size = max(1, round(n / 5)) if size is None else size
+    strata = np.zeros(n, np.int64) if part.labels is None else part.labels
+    # Epoch -1: the split must not be the order of an epoch in which the same examples are seen.
+    order = _random.shuffled(np.arange(n), n, seed, -1).numpy()
+    # By class, shuffled within each.
+    order = order[np.argsort(strata[order], kind="stable")]
+    _, starts, counts = np.unique(strata[order], return_index=True, return_counts=True)
+    quotas = _shares(counts, size, seed)
+    is_test = np.zeros(n, bool)
+    for start, quota in zip(starts, quotas):
+        is_test[order[start : start + quota]] = True
+    return part.take(np.flatnonzero(~is_test)), part.take(np.flatnonzero(is_test))
+
+
+def _shares(counts: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Integers that add up to `size`, each `counts * size / sum` rounded down or up (largest remainders)."""
+    exact = counts * size
+    shares, remainders = exact // counts.sum(), exact % counts.sum()
+    # Equal remainders are frequent (equal classes): chance decides then, not the order of the class names.
+    chance = _random.shuffled(np.arange(len(counts)), len(counts), seed, -1).numpy()
+    shares[np.lexsort((chance, -remainders))[: size - shares.sum()]] += 1
+    return shares
+
+
+def _checked_images(images) -> np.ndarray:
+    images = np.asarray(images)
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(
+            f"`images` must be uint8 or float in 0..1. Received: images.dtype={images.dtype}."
+        )
+    if images.ndim not in (3, 4):
+        raise ValueError(
+            f"`images` must have shape (n, h, w, c), or (n, h, w). Received: images.shape={images.shape}."
+        )
+    if images.size == 0:
+        raise ValueError(
+            f"`images` must not be empty. Received: images.shape={images.shape}."
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+        raise ValueError(
+            f"`images` must have their channels last. Received: images.shape={images.shape}. "
+            "Use np.moveaxis(images, 1, -1)."
+        )
+    if images.dtype != np.uint8:
+        images = _rounded(images)
+    return images
+
+
+def _rounded(images: np.ndarray) -> np.ndarray:
+    low, high = float(images.min()), float(images.max())  # NaN comes through both
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(
+            "Float `images` must be finite and in 0..1. "
+            f"Received: {images.dtype} with minimum {low:g} and maximum {high:g}. "
+            "Give 0..255 as uint8."
+        )
+    rounded = np.empty(images.shape, np.uint8)
+    for row, image in zip(rounded, images):  # row by row: no second copy in floats
+        row[...] = np.rint(image.astype(np.float32, copy=False) * 255.0)
+    return rounded
+
+
+def _checked_labels(labels, n: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (n,):
+        raise ValueError(
+            f"`labels` must be one for each image, shape ({n},). Received: labels.shape={labels.shape}."
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"`labels` must be integers. Received: labels.dtype={labels.dtype}."
+        )
+    if labels.min() < -1 or labels.max() > np.iinfo(np.int64).max:
+        raise ValueError(
+            "`labels` must be classes from 0, or -1 for unknown. "
+            f"Received: {labels.min()} to {labels.max()}."
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,244 @@
+"""One training from its options to the files of its run folder. Imported after TensorFlow has come quietly."""
+
+from __future__ import annotations
+
+import shlex
+
+import keras
+import numpy as np
+from _console import Failure, note, show_measures
+from _progress import RunHistory, TrainingProgress
+
+import keras_contrastive as kc
+
+PROBE_IMAGES = 1000  # how many training images the kNN during training looks at
+
+
+class Job:
+    """One training: the model and its data, from the first step to the files of the run folder."""
+
+    def __init__(self, options):
+        self.method = kc.recipes.get(options["method"])
+        make_encoder = kc.encoders.get(options["encoder"])
+        make_recipe = kc.augment.get(_augment_name(options))
+        keras.mixed_precision.set_global_policy(options["precision"])
+        self.source = source = kc.data.load(
+            options["data"], image_size=options["image_size"], seed=options["seed"]
+        )
+        self.options = options = {
+            **options,
+            "epochs": options["epochs"] or self.method.epochs,
+            "batch_size": options["batch_size"] or min(self.method.batch_size, len(source.train)),
+            "augment": _augment_name(options),
+        }
+        if not 2 <= options["batch_size"] <= len(source.train):
+            raise Failure(
+                f"--batch-size must be from 2 to the number of training images, {len(source.train)}. "
+                f"Received: {options['batch_size']}."
+            )
+        self.steps = len(source.train) // options["batch_size"]
+        keras.utils.set_random_seed(options["seed"])
+        encoder = make_encoder(source.train.image_shape)
+        self.recipe = make_recipe(source.train.image_shape[0])
+        self.model = self.method.make(
+            encoder,
+            learning_rate=options["learning_rate"],
+            augment=self.recipe,
+            augment_on=options["augment_on"],
+            steps=self.steps * options["epochs"],
+            seed=options["seed"],
+            **{name: options[name] for name in self.method.options},
+        )
+        self.checkpoint = None
+
+    @property
+    def config(self) -> dict:
+        """What makes this run what it is: one that differs in any of it is another."""
+        train = self.source.train
+        facts = {"train_images": len(train), "image_shape": list(train.image_shape)}
+        return {"version": kc.__version__, **self.options, **facts}
+
+    def claim(self, folder):
+        """Write the configuration of a new run; refuse to go on with one of another configuration."""
+        if not folder.started:
+            folder.write("config.json", self.config)
+            return
+        made = folder.read("config.json")
+        for name, value in self.config.items():
+            if made.get(name) != value:
+                raise Failure(
+                    f"'{folder}' was made with {name}={made.get(name)!r}, this is {name}={value!r}. "
+                    "Resume it as it was made, or start anew with --overwrite."
+                )
+
+    def run(self, folder):
+        """Announce, train, judge, draw, export."""
+        if self.source.skipped:
+            (folder / "skipped.txt").write_text("\n".join(self.source.skipped) + "\n")
+        self._announce(folder)
+        untrained = self._features()  # before the weights of a checkpoint come in
+        history = self._fit(folder)
+        self._finish(folder, history, untrained)
+
+    def save_now(self):
+        """Save a checkpoint, if training has begun."""
+        if self.checkpoint is not None:
+            self.checkpoint.save()
+
+    def _announce(self, folder):
+        options, train, encoder = self.options, self.source.train, self.model.encoder
+        size = " x ".join(str(side) for side in train.image_shape)
+        labels = "labelled" if train.labels is not None else "no labels"
+        own = ", ".join(f"{name} {options[name]}" for name in self.method.options)
+        note(
+            f"data      {options['data']}: {len(train)} images to train on, {len(self.source.test)} to "
+            f"judge by, {size}, {labels}\n"
+            f"method    {options['method']} ({own}), views by {options['augment']}\n"
+            f"encoder   {options['encoder']}: {encoder.count_params():,} weights, "
+            f"{encoder.output_shape[-1]} features, {options['precision']}\n"
+            f"training  {options['epochs']} epochs of {self.steps} steps, batch size "
+            f"{options['batch_size']}, Adam at {options['learning_rate']}, seed {options['seed']}\n"
+            f"folder    {folder}"
+        )
+
+    def _fit(self, folder) -> RunHistory:
+        epochs = self.options["epochs"]
+        self.checkpoint = kc.callbacks.RunCheckpoint(folder / "checkpoints", every=50)
+        done = self.checkpoint.restore(self.model)
+        epoch, step = divmod(done, self.steps)
+        if done:
+            note(f"resuming after step {done} of {self.steps * epochs}")
+        history = RunHistory(folder, first_epoch=epoch)
+        progress = TrainingProgress(self.steps, epochs, done)
+        watching = self._probes() + [history, self.checkpoint] + self._tensorboard(folder)
+        options = {
+            "callbacks": [kc.callbacks.StopOnNaN(), *watching, progress],
+            "verbose": 0,
+            "shuffle": False,  # the dataset shuffles
+        }
+        try:
+            if step:  # the rest of the epoch that was cut
+                self.model.fit(
+                    self._dataset(epoch, step),
+                    initial_epoch=epoch,
+                    epochs=epoch + 1,
+                    steps_per_epoch=self.steps - step,
+                    **options,
+                )
+                epoch += 1
+            if epoch < epochs:
+                self.model.fit(self._dataset(epoch, 0), initial_epoch=epoch, epochs=epochs, **options)
+        finally:
+            progress.close()
+        return history
+
+    def _dataset(self, epoch, step):
+        seed = self.options["seed"]
+        dataset = self.method.dataset(
+            self.source.train, self.options["batch_size"], seed=seed, epoch=epoch, step=step
+        )
+        if self.options["augment_on"] == "pipeline":
+            done = epoch * self.steps + step
+            dataset = kc.augment.map_dataset(dataset, self.recipe, seed=seed, step=done)
+        return dataset
+
+    def _probes(self) -> list:
+        """kNN on some training images during training: the test part is for the end alone."""
+        train = self.source.train
+        some = np.random.default_rng(0).permutation(len(train))[:PROBE_IMAGES]
+        queries, known = np.split(some, [len(some) // 5])
+        if train.labels is None or len(queries) == 0:
+            return []
+        probe = kc.callbacks.KNNProbe(
+            train.images[known],
+            train.labels[known],
+            train.images[queries],
+            train.labels[queries],
+            k=min(kc.report.NEIGHBOURS, len(known)),
+            every=self._now_and_then,
+        )
+        return [probe]
+
+    def _tensorboard(self, folder) -> list:
+        directory = str(folder / "tensorboard")
+        images = next(iter(self._dataset(0, 0)))[0].numpy()
+        pictures = kc.callbacks.TensorBoardPictures(directory, images, every=self._now_and_then)
+        return [keras.callbacks.TensorBoard(directory, write_graph=False), pictures]
+
+    @property
+    def _now_and_then(self) -> int:
+        return max(1, self.options["epochs"] // 10)
+
+    def _features(self) -> tuple:
+        parts = (self.source.train.images, self.source.test.images)
+        return tuple(self.model.predict(images, batch_size=256, verbose=0) for images in parts)
+
+    def _finish(self, folder, history, untrained):
+        trained = self._features()
+        self.model.save(folder / "model.keras")
+        kc.export.save(self.model, folder / "saved_model" / "1")
+        self._draw(folder, untrained[1], trained[1])
+        pixels = (self.source.train.images, self.source.test.images)
+        measures = kc.report.measure(
+            self.source, {"pixels": pixels, "untrained": untrained, "trained": trained}
+        )
+        images = len(history.rows) * self.steps * self.options["batch_size"]
+        seconds = sum(row["seconds"] for row in history.rows)
+        speed = {"seconds": seconds, "images_per_second": images / seconds}
+        folder.write("metrics.json", {"history": history.columns(), **measures, **speed})
+        show_measures(measures)
+        note(f"trained in {seconds:.0f} s, {speed['images_per_second']:.0f} images a second")
+        _show_next(folder)
+
+    def _draw(self, folder, untrained, trained):
+        pictures, test = kc.pictures, self.source.test
+        known = {"labels": test.labels, "class_names": test.class_names}
+        maps = {"untrained": untrained, "trained": trained}
+        pictures.save(pictures.embedding_map(maps, **known), folder / "embeddings.png")
+        pictures.save(pictures.neighbours(test.images, trained, **known), folder / "neighbours.png")
+        images = self.source.train.images[:: max(1, len(self.source.train) // 6)][:6]
+        views = kc.augment.views(images, 6, self.recipe, self.options["seed"], 0)
+        pictures.save(pictures.views(images, views.numpy()), folder / "views.png")
+
+
+def measure_run(folder, data: str | None) -> dict:
+    """The measures of a finished run's saved model, on its own data or on others."""
+    config = folder.read("config.json")
+    model = keras.models.load_model(folder / "model.keras")
+    shape = model.encoder.input_shape[1:]
+    size = config["image_size"] if data is None else shape[0]
+    source = kc.data.load(data or config["data"], image_size=size, seed=config["seed"])
+    if source.train.image_shape != tuple(shape):
+        raise Failure(
+            f"The encoder takes images of shape {tuple(shape)}. "
+            f"Received: {source.train.image_shape} from {data}."
+        )
+    keras.utils.set_random_seed(config["seed"])
+    untrained = kc.encoders.get(config["encoder"])(tuple(shape))
+    parts = (source.train.images, source.test.images)
+    return kc.report.measure(
+        source,
+        {
+            "pixels": parts,
+            "untrained": tuple(untrained.predict(images / np.float32(255), verbose=0) for images in parts),
+            "trained": tuple(model.predict(images, verbose=0) for images in parts),
+        },
+    )
+
+
+def _augment_name(options) -> str:
+    """The recipe's name; auto: by whether mirrored and recoloured images would still be what they are."""
+    if options["augment"] != "auto":
+        return options["augment"]
+    return "digits" if options["data"] in ("digits", "mnist") else "simclr"
+
+
+def _show_next(folder):
+    here = shlex.quote(str(folder))
+    print(
+        f"\nIn {folder}: embeddings.png, neighbours.png, views.png, model.keras, saved_model/1, metrics.json\n"
+        "Next:\n"
+        f"  tensorboard --logdir {here}/tensorboard\n"
+        f"  python scripts/evaluate.py {here}\n"
+        f"  python scripts/export.py {here} --out served/1"
+    )
