@@ -28,37 +28,39 @@ def assert_evenly_spread(counts):
 
 
 def test_triplets_by_instance_keep_the_rules_and_spread_evenly():
-    n, epochs = 20, 400
-    rows, ids = draws(part_of(n), 10, epochs)
+    n, epochs = 1000, 4
+    rows, ids = draws(part_of(n), 250, epochs)
     np.testing.assert_array_equal(rows, ids)
     anchors, positives, negatives = rows.T
     np.testing.assert_array_equal(anchors, positives)
     assert np.all(anchors != negatives)
     np.testing.assert_array_equal(np.bincount(anchors), np.full(n, epochs))
-    pairs = np.zeros((n, n), int)
-    np.add.at(pairs, (anchors, negatives), 1)
-    assert_evenly_spread(pairs[~np.eye(n, dtype=bool)])
+    assert_evenly_spread(np.bincount(negatives, minlength=n))
+    # How far from the anchor they lie, too: an example next to the gap must not come twice as often.
+    assert_evenly_spread(np.bincount((negatives - anchors) % n, minlength=n)[1:])
 
 
 def test_triplets_by_label_keep_the_rules_and_spread_evenly():
-    # Classes of 3, 5 and 8, mixed; the number of a class is not its rank.
-    labels = np.random.default_rng(0).permutation(np.repeat([7, 0, 4], [3, 5, 8]))
-    epochs = 500
-    rows, ids = draws(data.Part(numbered(16), labels), 16, epochs, by="label")
+    # Classes of 150, 250 and 600, mixed; the number of a class is not its rank.
+    sizes, epochs = {7: 150, 0: 250, 4: 600}, 4
+    labels = np.repeat(list(sizes), list(sizes.values()))
+    labels = np.random.default_rng(0).permutation(labels)
+    rows, ids = draws(data.Part(numbered(1000), labels), 250, epochs, by="label")
     np.testing.assert_array_equal(ids, labels[rows])
     anchors, positives, negatives = rows.T
     assert np.all(labels[anchors] == labels[positives])
     assert np.all(labels[anchors] != labels[negatives])
     assert np.all(anchors != positives)
-    np.testing.assert_array_equal(np.bincount(anchors), np.full(16, epochs))
-    same = labels[:, None] == labels[None, :]
-    drawn = np.zeros((2, 16, 16), int)
-    np.add.at(drawn[0], (anchors, positives), 1)
-    np.add.at(drawn[1], (anchors, negatives), 1)
-    for label in (7, 0, 4):  # a class has its own number of candidates
-        of_class = (labels == label)[:, None]
-        assert_evenly_spread(drawn[0][of_class & same & ~np.eye(16, dtype=bool)])
-        assert_evenly_spread(drawn[1][of_class & ~same])
+    np.testing.assert_array_equal(np.bincount(anchors), np.full(1000, epochs))
+    for label, size in sizes.items():
+        of_class = labels[anchors] == label
+        own, others = np.flatnonzero(labels == label), np.flatnonzero(labels != label)
+        counts = np.bincount(negatives[of_class], minlength=1000)
+        assert_evenly_spread(counts[others])
+        rank = np.searchsorted(own, rows[of_class])  # of the anchor and the positive
+        assert_evenly_spread(np.bincount(rank[:, 1], minlength=size))
+        steps = np.bincount((rank[:, 1] - rank[:, 0]) % size, minlength=size)
+        assert_evenly_spread(steps[1:])
 
 
 def test_triplets_come_in_the_order_of_batches():
@@ -94,10 +96,14 @@ def test_triplets_draw_other_negatives_every_epoch_and_seed():
 
 def test_triplets_by_label_leave_out_lonely_anchors_and_unknown_examples():
     labels = np.array([0, 0, 1, -1, 2, 2, 2, -1])
-    rows, _ = draws(data.Part(numbered(8), labels), 5, 100, by="label")
+    labels = np.tile(labels, 10)
+    labels[[2, 12]] = 8, 9  # two classes of one example
+    alone, unknown = {2, 12}, set(np.flatnonzero(labels == -1))
+    rows, _ = draws(data.Part(numbered(80), labels), 58, 12, by="label")
     anchors, positives, negatives = (set(column) for column in rows.T)
-    assert anchors == positives == {0, 1, 4, 5, 6}
-    assert negatives == {0, 1, 2, 4, 5, 6}
+    assert anchors == positives == set(range(80)) - unknown - alone
+    # 12 * 58 draws from some 50 each: that one is never drawn has probability 1e-4.
+    assert negatives == set(range(80)) - unknown
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ def test_triplets_by_label_of_classes_without_pairs_are_refused(labels, message)
 
 def test_triplets_by_label_of_fewer_anchors_than_the_batch_are_refused():
     part = data.Part(numbered(4), [0, 0, 1, 2])
-    with pytest.raises(ValueError, match="number of anchors, 2 .*batch_size=3"):
+    with pytest.raises(ValueError, match=r"number of anchors, 2 .*batch_size=3"):
         data.triplets(part, 3, by="label")
 
 

@@ -212,7 +212,7 @@ def test_accuracy_of_nan_is_refused(measure, blobs):
     test[3, 1] = np.nan
     test[4] = np.inf
     with pytest.raises(
-        ValueError, match="`test` must be finite. Received: 2 of 40 rows"
+        ValueError, match=r"`test` must be finite. Received: 2 of 40 rows"
     ):
         measure(train, train_labels, test, test_labels)
 
@@ -229,14 +229,14 @@ def test_accuracy_of_nothing_is_refused(measure, blobs):
 @BOTH
 def test_accuracy_of_rows_of_another_width_is_refused(measure, blobs):
     train, train_labels, test, test_labels = blobs
-    with pytest.raises(ValueError, match="same width. Received: 6 and 5 numbers"):
+    with pytest.raises(ValueError, match=r"same width. Received: 6 and 5 numbers"):
         measure(train, train_labels, test[:, :5], test_labels)
 
 
 def test_knn_accuracy_of_k_above_the_training_rows_is_refused(blobs):
     with pytest.raises(
         ValueError,
-        match="`k` must be at most the number of training rows, 60. Received: k=61",
+        match=r"`k` must be at most the number of training rows, 60. Received: k=61",
     ):
         knn_accuracy(*blobs, k=61, temperature=0.1)
 
@@ -256,7 +256,7 @@ def test_few_label_accuracy_of_a_small_class_names_it(blobs):
     )
     with pytest.raises(
         ValueError,
-        match="class 2 has 4 in `train_labels`. Received: labels_per_class=5",
+        match=r"class 2 has 4 in `train_labels`. Received: labels_per_class=5",
     ):
         few_label_accuracy(
             train[keep], labels[keep], test, test_labels, labels_per_class=5

@@ -107,7 +107,7 @@ def test_embedding_map_of_many_points_shows_the_same_sample_in_every_panel(
     [np.ones((40, 8)), np.arange(1.0, 41.0)[:, None], np.eye(3), np.zeros((20, 4))],
     ids=["collapsed", "one dimension", "few points", "zeros"],
 )
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_embedding_map_of_degenerate_embeddings_is_drawn(embeddings):
     figure = pictures.embedding_map({"a": embeddings})
     points = np.asarray(figure.axes[0].collections[0].get_offsets())

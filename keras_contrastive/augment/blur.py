@@ -38,43 +38,37 @@ def gaussian_blur(images, kernel_size: int, sigma) -> tf.Tensor:
 
 
 def _gaussian_blur(planar, kernel_size: int, sigma):
-    radius = kernel_size // 2
-    for size in planar.shape[2:]:
-        if size is not None and size <= radius:
-            raise ValueError(
-                f"`kernel_size` must be < 2 * the size of the image, to mirror it. Received: "
-                f"kernel_size={kernel_size}, height and width {tuple(planar.shape[2:])}."
-            )
-    weights = _half_kernel(radius, sigma)
-    # Shifted sums: under XLA many times faster than a convolution with a kernel for each image.
-    for axis in (2, 3):
-        planar = _blur_along(planar, axis, weights)
-    return tf.minimum(planar, 1.0)  # the weights may sum to a rounding above 1
+    height, width = sizes(planar)[2:]
+    rows, columns = (
+        _blur_matrix(size, kernel_size // 2, sigma) for size in (height, width)
+    )
+    # Products with band matrices: as fast as shifted sums, and XLA does not recompute what comes before them for
+    # every shift. A convolution with a kernel for each image is many times slower.
+    blurred = tf.matmul(
+        tf.matmul(rows[:, None], planar), columns[:, None], transpose_b=True
+    )
+    return tf.minimum(blurred, 1.0)  # the weights may sum to a rounding above 1
 
 
-def _half_kernel(radius: int, sigma) -> list:
-    """The weights at 0, 1, ..., radius, each `[n, 1, 1, 1]`."""
+def _blur_matrix(size, radius: int, sigma):
+    """The share of each of `size` pixels in each blurred one: `[n, size, size]`."""
+    if isinstance(size, int) and size <= radius:
+        raise ValueError(
+            "Half the `kernel_size` must be less than height and width, to mirror the image. "
+            f"Received: kernel_size={2 * radius + 1} for an image side of {size}."
+        )
+    offsets = tf.range(-radius, radius + 1)
+    source = tf.abs(tf.range(size)[:, None] + offsets)  # mirrored at 0
+    source = (
+        size - 1 - tf.abs(size - 1 - source)
+    )  # mirrored at the other end: (size, taps)
     sigma = tf.reshape(tf.cast(sigma, tf.float32), [-1, 1])
-    distance = tf.range(radius + 1, dtype=tf.float32) / tf.maximum(
-        sigma, 1e-3
-    )  # 0: no weight beside the centre
-    weights = tf.exp(-0.5 * tf.square(distance))  # (n, radius + 1)
-    weights /= 2 * tf.reduce_sum(weights, axis=1, keepdims=True) - weights[:, :1]
-    return [tf.reshape(weights[:, i], [-1, 1, 1, 1]) for i in range(radius + 1)]
-
-
-def _blur_along(planar, axis: int, weights: list):
-    radius, length = len(weights) - 1, sizes(planar)[axis]
-    margins = [[radius, radius] if i == axis else [0, 0] for i in range(4)]
-    padded = tf.pad(planar, margins, mode="REFLECT")
-
-    def shifted(by):
-        begin = [radius + by if i == axis else 0 for i in range(4)]
-        size = [length if i == axis else -1 for i in range(4)]
-        return tf.slice(padded, begin, size)
-
-    sides = [weights[i] * (shifted(-i) + shifted(i)) for i in range(1, radius + 1)]
-    return tf.add_n([weights[0] * planar, *sides])
+    # At sigma 0 all weight is on the centre.
+    weights = tf.exp(
+        -0.5 * tf.square(tf.cast(offsets, tf.float32) / tf.maximum(sigma, 1e-3))
+    )
+    weights /= tf.reduce_sum(weights, axis=1, keepdims=True)  # (n, taps)
+    return tf.tensordot(weights, tf.one_hot(source, size), [[1], [1]])
 
 
 @keras.saving.register_keras_serializable("keras_contrastive")

@@ -233,27 +233,31 @@ class ColorJitter(Operation):
         }
 
     def transform(self, planar, brightness, contrast, saturation, hue, order):
-        """Take four steps with each image.
+        """Take the steps of each image in its own order.
 
-        `order`, int32 `[n, 4]`, is the place of brightness, contrast, saturation and hue in the sequence. Every
-        image passes the same operations, with neutral parameters where it is not its turn. The first three
-        are blends with black, the mean and the grayscale: one blend at each of the four places does all
-        of them. Hue, the dear one, is not computed four times but twice: after place 0 for images whose hue is
-        first or second, after place 2 for those whose hue is third or last. At its own place no blend
-        happens, so that nothing is passed in the wrong order.
+        `order`, int32 `[n, 4]`, is the place of brightness, contrast, saturation and hue in the sequence. All
+        images pass the same operations, with neutral parameters where it is not their turn. The first three are
+        blends with black, the mean and the grayscale: one blend at each of the four places does them all. Hue, the
+        dear one, is computed twice instead of four times: after place 0 for the images that have it first or
+        second, after place 2 for those that have it third or last. That is in order, since an image does not
+        blend at its hue's place.
         """
         shape = sizes(planar)
-        planar = tf.reshape(
-            planar, [*shape[:2], 1, -1]
-        )  # rows of any length: XLA's loops are long
         colored = (self.saturation > 0 or self.hue > 0) and _has_color(planar)
-        factors = (brightness, contrast, saturation)
-        for place in range(4):
-            here = [per_image(order[:, step] == place) for step in range(3)]
-            planar = _blend_one_of_three(planar, factors, here, colored)
-            if place in (0, 2) and self.hue > 0 and colored:
-                now = order[:, 3] // 2 == place // 2
-                planar = _turn_hue(planar, tf.where(now, hue, 0.0))
+        blends = (brightness, contrast, saturation)
+
+        def two_places(half, planar):
+            planar = _blend_in_turn(planar, blends, order, 2 * half, colored)
+            if colored and self.hue > 0:
+                planar = _turn_hue(planar, tf.where(order[:, 3] // 2 == half, hue, 0.0))
+            return half + 1, _blend_in_turn(
+                planar, blends, order, 2 * half + 1, colored
+            )
+
+        # A loop, not written out: XLA would fuse each step into all readers of the next, and compute it many
+        # times over. One long row of pixels, as XLA vectorises along rows.
+        planar = tf.reshape(planar, [*shape[:2], 1, shape[2] * shape[3]])
+        _, planar = tf.while_loop(lambda half, _: half < 2, two_places, (0, planar))
         return tf.reshape(planar, shape)
 
     def get_config(self):
@@ -267,15 +271,16 @@ class ColorJitter(Operation):
         return {**super().get_config(), **config}
 
 
-def _blend_one_of_three(planar, factors, here, colored: bool):
-    """Brightness, contrast or saturation, whichever of `here` (each 0 or 1, `[n, 1, 1, 1]`) is 1; or none."""
+def _blend_in_turn(planar, factors, order, place, colored: bool):
+    """Of brightness, contrast and saturation the one whose place this is, for each image; or none."""
+    turns = [per_image(tf.equal(order[:, step], place)) for step in range(3)]  # 0 or 1
     factor = 1 + tf.add_n(
-        [on * (per_image(value) - 1) for on, value in zip(here, factors)]
+        [turn * (per_image(value) - 1) for turn, value in zip(turns, factors)]
     )
     gray = _gray(planar)
-    target = here[1] * _mean(gray)
+    target = turns[1] * _mean(gray)
     if colored:
-        target += here[2] * gray
+        target += turns[2] * gray
     return tf.clip_by_value(factor * planar + (1 - factor) * target, 0.0, 1.0)
 
 

@@ -27,10 +27,15 @@ def map_dataset(
         Dataset of uint8 views `[batch, views, height, width, channels]` and what stood beside the images.
     """
     with tf.device("CPU:0"):
-        next_step = tf.Variable(-1 if step is None else step, dtype=tf.int64, trainable=False)
+        next_step = tf.Variable(
+            -1 if step is None else step, dtype=tf.int64, trainable=False
+        )
 
     def number(*batch):
-        return (next_step.assign_add(0 if step is None else 1) - (step is not None), batch)
+        return (
+            next_step.assign_add(0 if step is None else 1) - (step is not None),
+            batch,
+        )
 
     def augment(now, batch):
         images, *rest = batch
@@ -40,4 +45,6 @@ def map_dataset(
 
     # Numbered one after the other, drawn in parallel.
     numbered = dataset.map(number)
-    return numbered.map(augment, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return numbered.map(augment, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+        tf.data.AUTOTUNE
+    )

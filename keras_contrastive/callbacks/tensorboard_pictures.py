@@ -86,7 +86,11 @@ class TensorBoardPictures(keras.callbacks.Callback):
 
 
 def _as_uint8(views: tf.Tensor) -> np.ndarray:
-    return tf.image.convert_image_dtype(views, tf.uint8, saturate=True).numpy()
+    if views.dtype == tf.uint8:
+        return views.numpy()
+    return np.round(np.clip(views.numpy().astype(np.float32), 0, 1) * 255).astype(
+        np.uint8
+    )
 
 
 def _contact_sheet(columns: list[np.ndarray]) -> np.ndarray:

@@ -55,16 +55,13 @@ def batches(
     labels = host_tensor(part.labels) if by == "label" else None
 
     def gather(epoch, step):
-        rows = shuffled(
-            batch_positions(step, batch_size), count, seed, epoch
-        )  # (batch,)
-        return tf.gather(images, rows), rows if labels is None else tf.gather(
-            labels, rows
-        )
+        positions = batch_positions(step, batch_size)
+        rows = shuffled(positions, count, seed, epoch)  # (batch,)
+        ids = rows if labels is None else tf.gather(labels, rows)
+        return tf.gather(images, rows), ids
 
-    return (
-        passes(count // batch_size, epoch, step).map(gather).prefetch(tf.data.AUTOTUNE)
-    )
+    dataset = passes(count // batch_size, epoch, step).map(gather)
+    return dataset.prefetch(tf.data.AUTOTUNE)
 
 
 def passes(steps: int, epoch: int, step: int) -> tf.data.Dataset:

@@ -14,8 +14,8 @@ from keras_contrastive.data.batches import (
 )
 from keras_contrastive.data.part import Part
 
-# Keeps these draws apart from whatever else is drawn from the same seed and the same small numbers.
-_SAMPLING = 0x7219
+# Keeps these draws apart from whatever else is drawn from the same seed and small numbers.
+_SAMPLING = 2**40
 
 
 def triplets(
@@ -65,7 +65,7 @@ def triplets(
 
     def gather(epoch, step):
         positions = shuffled(batch_positions(step, batch_size), count, seed, epoch)
-        rows, ids = draw(positions, fold(fold(make_key(seed, epoch), _SAMPLING), step))
+        rows, ids = draw(positions, fold(make_key(seed, epoch), _SAMPLING + step))
         return tf.gather(images, rows), ids
 
     dataset = passes(count // batch_size, epoch, step).map(gather)
@@ -107,12 +107,11 @@ def _by_label(part: Part):
     )
 
     def draw(positions, key):
-        shape = tf.shape(positions)
         anchor = tf.gather(anchors, positions)  # (batch,)
         start, length = tf.gather(first, anchor), tf.gather(size, anchor)
-        positive = start + integers(fold(key, 0), shape, length - 1)
-        positive = _skipping(positive, anchor, 1)
-        negative = integers(fold(key, 1), shape, total - length)
+        choices = tf.stack([length - 1, total - length])  # (2, batch)
+        positive, negative = tf.unstack(integers(key, tf.shape(choices), choices))
+        positive = _skipping(start + positive, anchor, 1)
         negative = _skipping(negative, start, length)
         places = tf.stack([anchor, positive, negative], axis=1)  # (batch, 3)
         rows = tf.gather(by_class, places)

@@ -80,18 +80,16 @@ def _digits(name, image_size, seed) -> Source:
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
-    part = _part(
-        images, digits.target, [str(k) for k in range(10)], image_size or DIGITS_SIZE
-    )
+    names = [str(name) for name in digits.target_names]
+    part = _part(images, digits.target, names, image_size or DIGITS_SIZE)
     return Source(name, *hold_out(part, seed, DIGITS_TEST))
 
 
 def _keras_dataset(name, image_size, seed) -> Source:
     try:
         (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
-    except (
-        Exception
-    ) as error:  # whatever a download can end in; Keras raises bare `Exception`
+    # Whatever a download can end in; Keras raises a bare `Exception`.
+    except Exception as error:
         raise ValueError(
             f"`keras.datasets.{name}` could not be loaded: {_line(error)}"
         ) from error
@@ -174,9 +172,8 @@ def _tfds(name, image_size, seed) -> Source:
     try:
         builder = tfds.builder(name)
         builder.download_and_prepare()
-    except (
-        Exception
-    ) as error:  # unknown name, failed download, a builder's own missing dependency
+    # Unknown name, failed download, a builder's own missing dependency.
+    except Exception as error:
         raise ValueError(
             f"tensorflow-datasets could not prepare {name!r}: {_line(error)}"
         ) from error
@@ -185,9 +182,8 @@ def _tfds(name, image_size, seed) -> Source:
         raise ValueError(
             f"'tfds:{name}' must have a split `train`. Found: {', '.join(splits)}."
         )
-    short = name.partition(":")[0].replace(
-        "/", "-"
-    )  # without the version; a configuration follows a slash
+    # Without the version; a configuration follows a slash.
+    short = name.partition(":")[0].replace("/", "-")
     train = _tfds_part(tfds, builder, "train", image_size)
     if "test" not in splits:
         return Source(short, *hold_out(train, seed))
@@ -205,25 +201,22 @@ def _tfds_part(tfds, builder, split, image_size) -> Part:
         )
     if image_size is None and None in features[image_key].shape[:2]:
         image_size = FOLDER_SIZE
-    labelled = label_key in features and hasattr(
-        features[label_key], "names"
-    )  # a ClassLabel
     images, labels = [], []
-    for example in tfds.as_numpy(
-        builder.as_dataset(split=split, as_supervised=bool(supervised))
-    ):
-        image, label = (
-            example if supervised else (example[image_key], example.get(label_key))
-        )
-        images.append(
-            image if image_size is None else resize(image, image_size).numpy()
-        )
+    dataset = builder.as_dataset(split=split, as_supervised=bool(supervised))
+    for example in tfds.as_numpy(dataset):
+        if not supervised:
+            example = example[image_key], example.get(label_key)
+        image, label = example
+        if image_size is not None:
+            image = resize(image, image_size).numpy()
+        images.append(image)
         labels.append(label)
-    return Part(
-        np.stack(images),
-        np.array(labels) if labelled else None,
-        features[label_key].names if labelled else None,
+    names = (
+        getattr(features[label_key], "names", None) if label_key in features else None
     )
+    if names is None:  # the label, if any, is not a class
+        return Part(np.stack(images))
+    return Part(np.stack(images), np.array(labels), names)
 
 
 def _part(images, labels, class_names, image_size) -> Part:
@@ -239,9 +232,9 @@ def _unknown(spec) -> str:
         str(spec).partition(":")[0], list(SOURCES), n=2, cutoff=0.5
     )
     hints = [SOURCES[kind][0] for kind in near]
-    if Path(str(spec)).is_dir():
+    if spec and Path(str(spec)).is_dir():
         hints = [f"folder:{spec}"]
-    elif Path(str(spec)).is_file():
+    elif spec and Path(str(spec)).is_file():
         hints = [f"npz:{spec}"]
     hint = f" Did you mean {' or '.join(map(repr, hints))}?" if hints else ""
     return f"`spec` must be one of {', '.join(map(repr, forms))}. Received: spec={spec!r}.{hint}"

@@ -1,0 +1,104 @@
+"""Write the README's tables of results from scripts/benchmarks/results/*.json.
+
+Examples:
+  python scripts/benchmarks/readme_tables.py           rewrite README.md
+  python scripts/benchmarks/readme_tables.py --check   exit 1 if that would change it
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import _results
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def digits() -> str:
+    """Few-label accuracy on digits, one row a representation."""
+    result = _results.read("run_digits")
+    rows = ["| representation | 1 label per class | 5 labels | 10 labels | kNN, all labels |", "|---|---|---|---|---|"]
+    for name, counts in result["few_label"].items():
+        cells = [f"{100 * c['mean']:.1f} ± {100 * c['std']:.1f}" for c in counts.values()]
+        rows.append(f"| {name} | {' | '.join(cells)} | {100 * result['knn'][name]:.1f} |")
+    return "\n".join([*rows, "", _how(result)])
+
+
+def real_images() -> str:
+    """kNN accuracy on sets of real images, one row a set."""
+    rows = [
+        "| images | size | epochs | time | pixels | untrained | trained | trained, 10 labels per class |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    commands = []
+    for name, title in (
+        ("run_fashion_mnist", "Fashion-MNIST, 20,000 of its training images"),
+        ("run_cifar10_jpeg", "CIFAR-10, JPEG re-encoded"),
+        ("run_photos", "Caltech-101, 12 classes, folder with ten broken files"),
+    ):
+        result = _results.read(name)
+        knn = [f"{100 * result['knn'][part]:.1f}" for part in ("pixels", "untrained", "trained")]
+        knn[-1] = f"**{knn[-1]}**"
+        few = result["few_label"]["trained"]["10"]
+        size = f"{result['image_shape'][0]} px"
+        cells = [title, size, f"{result['epochs']}", f"{result['seconds'] / 60:.1f} min", *knn]
+        rows.append(f"| {' | '.join(cells)} | {100 * few['mean']:.1f} ± {100 * few['std']:.1f} |")
+        commands.append(f"- {title}: `{result['command']}`")
+    return "\n".join([*rows, "", _machine(result) + " Commands:", "", *commands])
+
+
+def input_share() -> str:
+    """What the pipeline and the augmentation cost in a training step."""
+    result = _results.read("input_share")
+    real, ready = (1e3 * result["median_seconds"][name] for name in ("real", "ready"))
+    return (
+        f"A step of `{result['encoder']}` at {result['image_size']} pixels, batch {result['batch_size']}: "
+        f"{real:.0f} ms with the pipeline and the augmentation, {ready:.0f} ms on one batch of ready views: "
+        f"they cost **{100 * result['share']:.1f} %** of the step (`{result['command']}`; medians of "
+        f"{len(result['seconds']['real'])} interleaved measurements)."
+    )
+
+
+TABLES = {"digits": digits, "real_images": real_images, "input_share": input_share}
+
+
+def _how(result: dict) -> str:
+    return f"`{result['command']}`, seed {result['seed']}, {result['seconds']:.0f} s of training. {_machine(result)}"
+
+
+def _machine(result: dict) -> str:
+    versions, machine = result["versions"], result["machine"]
+    return (
+        f"{machine['cpus']} CPU cores ({machine['processor']}), no GPU; TensorFlow {versions['tensorflow']}, "
+        f"Keras {versions['keras']}."
+    )
+
+
+def filled(text: str) -> str:
+    """The README with every `<!-- table: NAME -->` block written anew."""
+
+    def block(found):
+        return f"{found[1]}\n{TABLES[found[2]]()}\n<!-- end -->"
+
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", block, text, flags=re.DOTALL)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    args = parser.parse_args(argv)
+    text = README.read_text()
+    if filled(text) == text:
+        return 0
+    if args.check:
+        print("README.md does not show the results as they are: run scripts/benchmarks/readme_tables.py")
+        return 1
+    README.write_text(filled(text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

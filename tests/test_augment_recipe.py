@@ -1,0 +1,289 @@
+"""Recipes: lists of operations, their views, and their way through a file."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_contrastive import augment
+from keras_contrastive._random import make_key
+
+
+def random_images(n=6, size=16, channels=3):
+    return np.random.default_rng(0).integers(
+        0, 256, (n, size, size, channels), np.uint8
+    )
+
+
+@keras.saving.register_keras_serializable("tests")
+def registered_negative(images):
+    return 1 - images
+
+
+def unregistered_negative(images):
+    return 1 - images
+
+
+@pytest.fixture(scope="module")
+def simclr():
+    """One object, as each is compiled once."""
+    return augment.simclr(16)
+
+
+def test_views_are_float_in_range_and_each_is_drawn_anew(simclr):
+    images = np.repeat(random_images(n=1), 4, axis=0)
+    views = augment.views(images, 3, simclr, seed=0, step=0).numpy()
+    assert views.shape == (4, 3, 16, 16, 3) and views.dtype == np.float32
+    assert views.min() >= 0 and views.max() <= 1
+    assert len(np.unique(views.reshape(12, -1), axis=0)) == 12
+
+
+def test_views_belong_to_their_image():
+    """View j of image i shows image i, for all i and j: the batch is not interleaved wrongly."""
+    images = (
+        np.full([4, 8, 8, 1], 1.0, np.float32) * np.arange(4).reshape(4, 1, 1, 1) / 4
+    )
+    views = augment.views(
+        images, 3, augment.Recipe([augment.RandomResizedCrop(8)]), 0, 0
+    ).numpy()
+    expected = np.broadcast_to(images[:, None], views.shape)
+    np.testing.assert_allclose(views, expected, atol=1e-6)
+
+
+def test_views_of_one_seed_and_step_repeat_and_others_differ(simclr):
+    images = random_images()
+    draw = lambda seed, step: augment.views(images, 2, simclr, seed, step).numpy()  # noqa: E731
+    first = draw(0, 5)
+    np.testing.assert_array_equal(draw(0, 5), first)
+    for other in (draw(0, 6), draw(1, 5), draw(5, 0)):
+        # As all are drawn afresh, hardly an image is the same.
+        assert (np.abs(other - first).max(axis=(2, 3, 4)) > 0.01).mean() > 0.9
+
+
+def test_views_are_the_same_in_the_step_and_in_the_pipeline(simclr):
+    images = random_images()
+    eager = augment.views(images, 2, simclr, 3, 9).numpy()
+    plain = tf.function(lambda step: augment.views(images, 2, simclr, 3, step))
+    compiled = tf.function(plain.python_function, jit_compile=True)
+    dataset = tf.data.Dataset.from_tensor_slices(images).batch(6, drop_remainder=False)
+    dataset = dataset.map(lambda batch: augment.views(batch, 2, simclr, 3, 9))
+    key = make_key(3, 9)
+    uncompiled = simclr(np.repeat(images, 2, axis=0), key)
+    step = tf.constant(9, tf.int64)
+    for other in (
+        plain(step),
+        compiled(step),
+        next(iter(dataset)),
+        tf.reshape(uncompiled, eager.shape),
+    ):
+        # A hue near grey, the quotient of small differences, makes the most of roundings.
+        np.testing.assert_allclose(other, eager, atol=1e-3)
+        assert np.abs(other - eager).mean() < 1e-6
+
+
+def test_views_of_many_steps_are_traced_once():
+    traces = []
+
+    class Counted(augment.Operation):
+        def draw(self, key, shape):
+            traces.append(shape)
+            return {}
+
+        def transform(self, planar):
+            return planar
+
+    recipe, images = augment.Recipe([Counted()]), random_images()
+    for step in range(4):
+        augment.views(images, 2, recipe, 0, step)
+        augment.views(images, 2, recipe, step, tf.constant(step))
+    assert len(traces) == 1
+
+
+def test_views_of_images_with_views_draws_once_for_each():
+    images = random_images().reshape(2, 3, 16, 16, 3)
+    recipe = augment.Recipe([augment.RandomFlip()])
+    flat = recipe(images.reshape(6, 16, 16, 3), make_key(1, 2)).numpy()
+    for n in (None, 3):
+        views = augment.views(images, n, recipe, 1, 2)
+        np.testing.assert_array_equal(views, flat.reshape(images.shape))
+
+
+def test_views_without_a_number_are_as_many_as_the_recipe_says():
+    recipe = augment.Recipe([augment.RandomFlip()], num_views=3)
+    assert augment.views(random_images(), None, recipe, 0, 0).shape[1] == 3
+
+
+def test_operations_of_a_recipe_draw_independently():
+    """Two flips of probability 1/2 undo each other in half the images; one coin for both, in all."""
+    images = np.repeat(random_images(n=1, size=4), 400, axis=0)
+    recipe = augment.Recipe([augment.RandomFlip(), augment.RandomFlip()])
+    changed = (
+        np.abs(recipe(images, make_key(0, 0)) - images / 255).max(axis=(1, 2, 3))
+        > 0.001
+    )
+    assert abs(changed.mean() - 0.5) < 5 * 0.5 / np.sqrt(400)  # five standard errors
+
+
+def test_recipe_takes_keras_layers_and_functions():
+    layer = keras.layers.RandomBrightness(0.5, value_range=(0, 1), seed=1)
+    recipe = augment.Recipe([augment.RandomFlip(0.0), layer, lambda images: 1 - images])
+    images = np.full((4, 8, 8, 3), 102, np.uint8)
+    views = augment.views(images, 2, recipe, 0, 0).numpy()
+    assert views.shape == (4, 2, 8, 8, 3)
+    levels = np.unique(views.round(5).reshape(8, -1), axis=0)
+    assert len(levels) > 1  # the layer draws, so it was called with training=True
+    assert (np.abs(levels - levels[:, :1]) < 1e-5).all() and not np.allclose(
+        levels, 0.4
+    )
+
+
+def test_recipe_takes_a_layer_that_knows_no_training():
+    recipe = augment.Recipe([keras.layers.Rescaling(2.0, offset=-0.5)])
+    views = augment.views(
+        np.array([0, 102, 255], np.uint8).reshape(1, 1, 3, 1), 1, recipe, 0, 0
+    )
+    # 2 x - 0.5, clipped to 0..1.
+    np.testing.assert_allclose(tf.reshape(views, [-1]), [0, 0.3, 1.0], atol=1e-6)
+
+
+def test_recipe_with_a_foreign_function_maps_over_a_dataset():
+    recipe = augment.Recipe([lambda images: images[:, ::2, ::2]])
+    dataset = tf.data.Dataset.from_tensors(random_images()).map(
+        lambda batch: augment.views(batch, 2, recipe, 0, 0)
+    )
+    assert next(iter(dataset)).shape == (6, 2, 8, 8, 3)
+
+
+def test_recipe_from_config_draws_the_same(simclr):
+    config = keras.saving.serialize_keras_object(
+        augment.Recipe(
+            [
+                *simclr.operations[:2],
+                keras.layers.Rescaling(0.5),
+                registered_negative,
+            ],
+            num_views=4,
+        )
+    )
+    restored = keras.saving.deserialize_keras_object(config)
+    assert restored.num_views == 4
+    assert restored.operations[3] is registered_negative
+    images, key = random_images(), make_key(0, 0)
+    np.testing.assert_array_equal(
+        restored(images, key),
+        1 - 0.5 * augment.Recipe(simclr.operations[:2])(images, key).numpy(),
+    )
+
+
+@pytest.mark.parametrize(
+    "function, name",
+    [
+        (unregistered_negative, "unregistered_negative"),
+        (lambda images: images, "<lambda>"),
+    ],
+    ids=["function", "lambda"],
+)
+def test_config_with_a_function_keras_cannot_save_names_it(function, name):
+    with pytest.raises(
+        ValueError, match=f"The function `.*{name}` in the recipe cannot be saved"
+    ):
+        augment.Recipe([function]).get_config()
+
+
+def test_config_of_a_function_that_is_not_registered_here_names_it():
+    config = {"operations": [{"function": "tests>gone"}], "num_views": 2}
+    with pytest.raises(
+        ValueError, match="'tests>gone' of the recipe is not registered"
+    ):
+        augment.Recipe.from_config(config)
+
+
+def test_simclr_blurs_large_images_only():
+    kinds = lambda size: [
+        type(step).__name__ for step in augment.simclr(size).operations
+    ]  # noqa: E731
+    common = ["RandomResizedCrop", "RandomFlip", "ColorJitter", "RandomGrayscale"]
+    assert kinds(32) == common
+    assert kinds(96) == [*common, "GaussianBlur"]
+
+
+def test_simclr_has_the_settings_of_the_paper():
+    crop, flip, jitter, gray, blur = (
+        op.get_config() for op in augment.simclr(224, 0.5).operations
+    )
+    assert crop["area"] == (0.08, 1.0) and crop["aspect"] == (3 / 4, 4 / 3)
+    assert flip["probability"] == 0.5 and gray["probability"] == 0.2
+    strengths = [
+        jitter[name] for name in ("brightness", "contrast", "saturation", "hue")
+    ]
+    np.testing.assert_allclose(strengths, [0.4, 0.4, 0.4, 0.1])
+    assert jitter["probability"] == 0.8
+    assert (
+        blur["kernel_size"] == 23
+        and blur["sigma"] == (0.1, 2.0)
+        and blur["probability"] == 0.5
+    )
+
+
+@pytest.mark.parametrize("name", sorted(augment.RECIPES))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_recipe_gives_views_of_its_size(name, channels):
+    recipe = augment.get(name)(16)
+    views = augment.views(
+        random_images(n=3, channels=channels), 2, recipe, 0, 0
+    ).numpy()
+    assert views.shape == (3, 2, 16, 16, channels)
+    assert views.min() >= 0 and views.max() <= 1 and views.std() > 0.01
+
+
+def test_digits_are_neither_mirrored_nor_far_out_of_place():
+    """An L keeps its foot on the right: a bright right lower quarter, a dark right upper one."""
+    images = np.zeros((200, 16, 16, 1), np.uint8)
+    images[:, 3:13, 5:7], images[:, 11:13, 5:12] = 255, 255
+    views = augment.views(images, 1, augment.digits(16), 0, 0).numpy()[:, 0, :, :, 0]
+    # The ink right of the ink's own centre lies lower than the ink left of it.
+    rows, columns = np.indices((16, 16))
+    weights = views / views.sum(axis=(1, 2), keepdims=True)
+    middle = (weights * columns).sum(axis=(1, 2))[:, None, None]
+    height = (weights * rows).sum(axis=(1, 2))[:, None, None]
+    slant = (weights * (columns - middle) * (rows - height)).sum(axis=(1, 2))
+    assert (slant > 0).all()
+    ink = views.sum(axis=(1, 2)) / (images[0].sum() / 255)
+    assert ink.min() > 0.5
+
+
+BAD = {
+    "name": (
+        lambda: augment.get("simcrl"),
+        "`name` must be one of .* Did you mean 'simclr'",
+    ),
+    "callable": (lambda: augment.Recipe([3]), "`operations` must be .* Received: 3"),
+    "num_views": (
+        lambda: augment.Recipe([], num_views=0),
+        "`num_views` must be an integer >= 1",
+    ),
+    "recipe": (
+        lambda: augment.views(random_images(), 2, [], 0, 0),
+        "`recipe` must be an",
+    ),
+    "rank": (
+        lambda: augment.views(random_images()[0], 2, augment.Recipe([]), 0, 0),
+        r"`images` must be \[batch.*\(16, 16, 3\)",
+    ),
+    "n": (
+        lambda: augment.views(random_images(), 0, augment.Recipe([]), 0, 0),
+        "`n` must be an integer >= 1",
+    ),
+    "other n": (
+        lambda: augment.views(random_images()[None], 2, augment.Recipe([]), 0, 0),
+        "`n` must be None or the number of views",
+    ),
+}
+
+
+@pytest.mark.parametrize("call, message", BAD.values(), ids=BAD.keys())
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

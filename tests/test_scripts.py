@@ -1,0 +1,326 @@
+"""The scripts as people type them: what they write, refuse, survive, and say."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_contrastive as kc
+
+ROOT = Path(kc.__file__).resolve().parents[1]
+# A run of seconds: 40 images of 8 x 8, 2 epochs of 5 steps.
+QUICK = ["--encoder", "conv_net", "--augment", "digits", "--epochs", "2", "--batch-size", "8"]
+
+
+def script(name):
+    """The script as a module, imported as `python scripts/NAME.py` would."""
+    folder = str(ROOT / "scripts")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(f"script_{name}", f"{folder}/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call(name, *arguments):
+    """Run a script in this process; returns its exit code."""
+    module = script(name)
+    try:
+        return module.run(lambda: module.main([str(argument) for argument in arguments]))
+    except SystemExit as stop:  # argparse
+        return stop.code
+
+
+def spawn(name, *arguments, **options):
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    """Images of four classes, each a bright quarter on noise."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "quarters.npz"
+
+    def part(count):
+        labels = np.arange(count) % 4
+        images = rng.integers(0, 100, (count, 8, 8), dtype=np.uint8)
+        for image, label in zip(images, labels):
+            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 150
+        return images, labels
+
+    (x, y), (x_test, y_test) = part(48), part(20)
+    np.savez(path, x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(npz, tmp_path_factory):
+    """A finished run, and what it printed. In a process of its own, as a user would start it."""
+    out = tmp_path_factory.mktemp("runs") / "quarters"
+    process = spawn("train", "--data", f"npz:{npz}", *QUICK, "--out", out)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return out, stdout, stderr
+
+
+def test_train_leaves_everything_in_the_run_folder(finished):
+    out, _, _ = finished
+    for name in ("config.json", "metrics.json", "model.keras", "saved_model/1/saved_model.pb"):
+        assert (out / name).is_file(), name
+    assert list((out / "tensorboard").rglob("events*"))
+    assert list((out / "checkpoints").glob("*.index"))
+    for name in ("embeddings", "neighbours", "views"):
+        picture = tf.io.decode_png((out / f"{name}.png").read_bytes(), channels=3)
+        assert tf.math.reduce_std(tf.cast(picture, tf.float32)) > 1  # not blank
+
+
+def test_metrics_hold_what_the_documentation_says(finished):
+    metrics = json.loads((finished[0] / "metrics.json").read_text())
+    assert set(metrics) == {"history", "few_label", "knn", "seconds", "images_per_second"}
+    assert len(metrics["history"]["loss"]) == 2
+    for representation in ("pixels", "untrained", "trained"):
+        assert 0 <= metrics["knn"][representation] <= 1
+        assert set(metrics["few_label"][representation]) == {"1", "5", "10"}
+        for cell in metrics["few_label"][representation].values():
+            assert 0 <= cell["mean"] <= 1 and cell["std"] >= 0
+
+
+def test_config_holds_the_options_and_the_version(finished):
+    config = json.loads((finished[0] / "config.json").read_text())
+    assert config["version"] == kc.__version__
+    assert (config["encoder"], config["epochs"], config["batch_size"]) == ("conv_net", 2, 8)
+
+
+def test_output_says_what_happens_without_alarming(finished):
+    out, stdout, stderr = finished
+    assert "pixels" in stdout and "untrained" in stdout and "trained" in stdout
+    assert f"scripts/evaluate.py {out}" in stdout
+    assert "48 images" in stderr and "epoch" in stderr
+    alarming = r"(?i)warning|error|traceback|deprecat|could not|failed|unable"
+    assert not re.search(alarming, stdout + stderr), stdout + stderr
+
+
+def test_saved_model_of_the_run_serves_what_the_model_predicts(finished, npz):
+    images = np.load(npz)["x_test"][..., None]
+    served = tf.saved_model.load(str(finished[0] / "saved_model" / "1"))
+    embedding = served.signatures["serving_default"](images=tf.constant(images))["embedding"]
+    features = keras.models.load_model(finished[0] / "model.keras").predict(images, verbose=0)
+    expected = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(embedding, expected, atol=1e-5)
+
+
+def test_evaluate_repeats_the_table_of_the_run(finished, capsys):
+    out, stdout, _ = finished
+    assert call("evaluate", out) == 0
+
+    def numbers(text):
+        return [re.findall(r"\d+\.\d", line) for line in text.splitlines() if "trained" in line]
+
+    assert numbers(capsys.readouterr().out) == numbers(stdout)
+
+
+def test_evaluate_measures_on_other_data(finished, npz, capsys):
+    assert call("evaluate", finished[0], "--data", f"npz:{npz}") == 0
+    assert "trained" in capsys.readouterr().out
+
+
+def test_export_writes_a_saved_model(finished, tmp_path, capsys):
+    assert call("export", finished[0], "--out", tmp_path / "served" / "1") == 0
+    assert (tmp_path / "served" / "1" / "saved_model.pb").is_file()
+    assert "serving_default" in capsys.readouterr().out
+
+
+def test_finished_run_is_refused_and_resume_says_so(finished, npz, capsys):
+    arguments = ["--data", f"npz:{npz}", *QUICK, "--out", finished[0]]
+    assert call("train", *arguments) == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert call("train", *arguments, "--resume") == 0
+    assert "finished" in capsys.readouterr().out
+
+
+def weights(out):
+    return keras.models.load_model(out / "model.keras").get_weights()
+
+
+def test_run_killed_at_random_steps_resumes_to_the_same_weights(finished, npz, tmp_path):
+    out = tmp_path / "killed"
+    arguments = ["--data", f"npz:{npz}", *QUICK, "--out", out]
+    rng = np.random.default_rng(int(time.time()))  # another moment each time; the result must not depend on it
+    for number in range(2):
+        process = spawn("train", *arguments, *(["--resume"] if number else []))
+        for line in process.stderr:
+            if line.startswith("epoch") or "resuming" in line:
+                break
+        time.sleep(float(rng.uniform(0, 0.3)))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert call("train", *arguments, "--resume") == 0
+    for one, other in zip(weights(finished[0]), weights(out)):
+        np.testing.assert_array_equal(one, other)
+    history = [json.loads((o / "metrics.json").read_text())["history"] for o in (finished[0], out)]
+    assert history[0]["loss"] == history[1]["loss"]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(npz, tmp_path):
+    out = tmp_path / "stopped"
+    arguments = [*QUICK, "--epochs", "4000"]
+    process = spawn("train", "--data", f"npz:{npz}", *arguments, "--out", out)
+    for line in process.stderr:
+        if line.startswith("epoch"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in stderr and "Traceback" not in stderr
+    assert list((out / "checkpoints").glob("*.index"))
+    assert not (out / "metrics.json").exists()
+
+
+def test_resume_with_another_configuration_is_refused(npz, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    for changed, option in (({"temperature": 0.1}, ["--temperature", "0.3"]), ({"version": "0"}, [])):
+        config = {"data": f"npz:{npz}", "encoder": "conv_net", "version": kc.__version__, **changed}
+        (out / "config.json").write_text(json.dumps(config))
+        assert call("train", "--out", out, *option, "--resume") == 2
+        assert f"was made with {next(iter(changed))}=" in one_line(capsys)
+
+
+def test_loss_that_turns_nan_ends_with_exit_code_1(npz, tmp_path, capsys):
+    out = tmp_path / "nan"
+    options = ["--learning-rate", "1e38", "--method", "siamese", "--out", out]
+    assert call("train", "--data", f"npz:{npz}", *QUICK, *options) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"loss became (nan|inf) in epoch \d+, at step \d+", error)
+    assert not (out / "metrics.json").exists()
+
+
+def test_unlabelled_folder_trains_and_skips_broken_files(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        image = tf.constant(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+        (photos / f"{number}.png").write_bytes(tf.io.encode_png(image).numpy())
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    out = tmp_path / "run"
+    quick = ["--encoder", "conv_net", "--epochs", "1", "--batch-size", "8", "--image-size", "16"]
+    assert call("train", "--data", f"folder:{photos}", *quick, "--out", out) == 0
+    shown = capsys.readouterr()
+    assert "No labels" in shown.out
+    assert "broken.jpg" in (out / "skipped.txt").read_text()
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert "few_label" not in metrics and len(metrics["history"]["loss"]) == 1
+
+
+def test_augmentation_in_the_pipeline_trains_like_in_the_step(npz, tmp_path):
+    for place in ("step", "pipeline"):
+        options = ["--augment-on", place, "--out", tmp_path / place]
+        assert call("train", "--data", f"npz:{npz}", *QUICK, *options) == 0
+    history = [
+        json.loads((tmp_path / place / "metrics.json").read_text())["history"]["loss"]
+        for place in ("step", "pipeline")
+    ]
+    # The same draws; views through the pipeline are rounded to 1/255.
+    np.testing.assert_allclose(*history, rtol=0.02)
+
+
+def one_line(capsys) -> str:
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "digit"], "Did you mean 'digits'"),
+        (["--data", "npz:no/such.npz"], "no file"),
+        (["--data", "folder:no/such"], "no/such"),
+        (["--method", "simcrl"], "Did you mean 'simclr'"),
+        (["--encoder", "resnet"], "Did you mean"),
+        (["--augment", "digit"], "Did you mean 'digits'"),
+        (["--batch-size", "1"], "must be an integer >= 2"),
+        (["--batch-size", "5000"], "1297"),
+        (["--temperature", "0"], "must be a finite number > 0"),
+        (["--temperature", "nan"], "must be a finite number > 0"),
+        (["--margin", "-1"], "must be a finite number > 0"),
+        (["--learning-rate", "inf"], "must be a finite number > 0"),
+        (["--epochs", "0"], "must be an integer >= 1"),
+        (["--image-size", "4"], "at least 8 x 8"),
+        (["--out", "/proc/run"], "cannot be written"),
+        (["--resume", "--overwrite"], "exclude each other"),
+        (["--precision", "float8"], "invalid choice"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_bad_option_gives_one_line_and_exit_code_2(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("train", *options) == 2
+    assert message in one_line(capsys)
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def bad_arrays():
+    good = np.zeros((20, 8, 8), np.uint8)
+    nan = np.full((20, 8, 8), np.nan, np.float32)
+    yield "rank", {"x_train": good[0]}
+    yield "dtype", {"x_train": good.astype(np.int32)}
+    yield "nan", {"x_train": nan}
+    yield "labels", {"x_train": good, "y_train": np.zeros(19, int)}
+    yield "missing", {"images": good}
+
+
+@pytest.mark.parametrize("arrays", [pytest.param(a, id=name) for name, a in bad_arrays()])
+def test_bad_arrays_give_one_line_and_exit_code_2(arrays, tmp_path, capsys):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    assert call("train", "--data", f"npz:{tmp_path}/bad.npz", "--out", tmp_path / "run") == 2
+    assert "bad.npz" in one_line(capsys)
+
+
+def test_empty_folder_gives_one_line_and_exit_code_2(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    assert call("train", "--data", f"folder:{tmp_path}/photos", "--out", tmp_path / "run") == 2
+    assert "photos" in one_line(capsys)
+
+
+def test_folder_that_is_no_run_is_never_emptied(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for option in ([], ["--overwrite"], ["--resume"]):
+        assert call("train", "--out", tmp_path, *option) == 2
+        assert "not a run folder" in one_line(capsys)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "export"])
+def test_help_answers_without_loading_tensorflow(name):
+    code = f"import sys; sys.path.insert(0, 'scripts'); sys.argv = ['{name}.py', '--help']\n"
+    code += f"try:\n    import {name}; {name}.main()\n"
+    code += "finally:\n    assert 'tensorflow' not in sys.modules"
+    environment = {**os.environ, "COLUMNS": "100"}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "python scripts/" in shown.stdout
+
+
+def test_help_of_train_names_every_method_encoder_and_recipe(capsys):
+    assert call("train", "--help") == 0
+    shown = capsys.readouterr().out
+    for name in [*kc.recipes.RECIPES, *kc.encoders.ENCODERS, *kc.augment.RECIPES]:
+        assert name in shown
