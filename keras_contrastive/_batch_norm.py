@@ -34,7 +34,10 @@ class FusedBatchNorm(keras.layers.Layer):
     def build(self, input_shape):
         def weight(name, initializer, trainable):
             return self.add_weight(
-                name=name, shape=(input_shape[-1],), initializer=initializer, trainable=trainable
+                name=name,
+                shape=(input_shape[-1],),
+                initializer=initializer,
+                trainable=trainable,
             )
 
         self.gamma = weight("gamma", "ones", True)
@@ -47,7 +50,9 @@ class FusedBatchNorm(keras.layers.Layer):
         moving_mean = tf.convert_to_tensor(self.moving_mean)
         moving_variance = tf.convert_to_tensor(self.moving_variance)
         use_batch = bool(training) and self.trainable
-        empty = tf.zeros([0], tf.float32)  # the kernel's moving averages are not used when it trains
+        empty = tf.zeros(
+            [0], tf.float32
+        )  # the kernel's moving averages are not used when it trains
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=tf.cast(inputs, self._kernel_dtype(inputs.dtype)),
             scale=tf.convert_to_tensor(self.gamma),
@@ -68,12 +73,21 @@ class FusedBatchNorm(keras.layers.Layer):
         return tf.float32 if dtype == tf.float16 and on_cpu else dtype
 
     def _move_averages(self, inputs, mean, variance):
-        count = tf.cast(tf.size(inputs) // tf.maximum(tf.shape(inputs)[-1], 1), tf.float32)
-        variance *= (count - 1) / tf.maximum(count, 1)  # the kernel divides by count - 1
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+        count = tf.cast(
+            tf.size(inputs) // tf.maximum(tf.shape(inputs)[-1], 1), tf.float32
+        )
+        variance *= (count - 1) / tf.maximum(
+            count, 1
+        )  # the kernel divides by count - 1
+        for moving, batch in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
             old = tf.convert_to_tensor(moving)
             new = self.momentum * old + (1 - self.momentum) * batch
-            moving.assign(tf.where(count > 0, new, old))  # an empty batch has no mean: NaN
+            moving.assign(
+                tf.where(count > 0, new, old)
+            )  # an empty batch has no mean: NaN
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -19,21 +19,31 @@ def check_positive(**values) -> None:
         if tf.is_tensor(value):
             continue
         if not _is_number(value) or not math.isfinite(value) or value <= 0:
-            raise ValueError(f"`{name}` must be a finite number > 0. Received: {name}={value!r}.")
+            raise ValueError(
+                f"`{name}` must be a finite number > 0. Received: {name}={value!r}."
+            )
 
 
 def check_at_least(minimum, **values) -> None:
     """Raise unless each value is a finite number >= `minimum`."""
     for name, value in values.items():
         if not _is_number(value) or not math.isfinite(value) or value < minimum:
-            raise ValueError(f"`{name}` must be a finite number >= {minimum}. Received: {name}={value!r}.")
+            raise ValueError(
+                f"`{name}` must be a finite number >= {minimum}. Received: {name}={value!r}."
+            )
 
 
 def check_integer(minimum: int, **values) -> None:
     """Raise unless each value is an integer >= `minimum`."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-            raise ValueError(f"`{name}` must be an integer >= {minimum}. Received: {name}={value!r}.")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, numbers.Integral)
+            or value < minimum
+        ):
+            raise ValueError(
+                f"`{name}` must be an integer >= {minimum}. Received: {name}={value!r}."
+            )
 
 
 def check_choice(name: str, value, choices) -> None:
@@ -41,10 +51,14 @@ def check_choice(name: str, value, choices) -> None:
     choices = list(choices)
     if value in choices:
         return
-    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=2)
+    near = difflib.get_close_matches(
+        str(value), [str(choice) for choice in choices], n=2
+    )
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     listed = ", ".join(repr(choice) for choice in choices)
-    raise ValueError(f"`{name}` must be one of {listed}. Received: {name}={value!r}.{hint}")
+    raise ValueError(
+        f"`{name}` must be one of {listed}. Received: {name}={value!r}.{hint}"
+    )
 
 
 def check_rank(rank: int, **tensors) -> None:
@@ -58,12 +72,18 @@ def check_rank(rank: int, **tensors) -> None:
 
 def check_same_shape(**tensors) -> None:
     """Raise unless all tensors are rank 2 and, where known, of one shape `(n, dim)`."""
-    names = " and ".join([", ".join(f"`{n}`" for n in list(tensors)[:-1]), f"`{list(tensors)[-1]}`"])
+    names = " and ".join(
+        [", ".join(f"`{n}`" for n in list(tensors)[:-1]), f"`{list(tensors)[-1]}`"]
+    )
     received = ", ".join(f"{n}.shape={shape_text(t.shape)}" for n, t in tensors.items())
     first = next(iter(tensors.values())).shape
     for tensor in tensors.values():
-        if tensor.shape.rank not in (None, 2) or not tensor.shape.is_compatible_with(first):
-            raise ValueError(f"{names} must have the same shape (n, dim). Received: {received}.")
+        if tensor.shape.rank not in (None, 2) or not tensor.shape.is_compatible_with(
+            first
+        ):
+            raise ValueError(
+                f"{names} must have the same shape (n, dim). Received: {received}."
+            )
 
 
 def shape_text(shape) -> str:

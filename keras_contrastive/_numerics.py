@@ -15,6 +15,11 @@ def as_real(tensor) -> tf.Tensor:
     return tensor if tensor.dtype == tf.float64 else tf.cast(tensor, tf.float32)
 
 
+def as_scalar(value, dtype) -> tf.Tensor:
+    """A number or scalar tensor in `dtype`. `tf.cast` alone would take a number through float32."""
+    return tf.cast(value, dtype) if tf.is_tensor(value) else tf.constant(value, dtype)
+
+
 def safe_sqrt(squared: tf.Tensor) -> tf.Tensor:
     """sqrt(max(squared, 1e-12)), whose gradient is 0, not NaN, at and below the floor."""
     return tf.sqrt(tf.maximum(squared, tf.constant(SQUARED_FLOOR, squared.dtype)))
@@ -38,7 +43,11 @@ def normalize_rows(rows) -> tf.Tensor:
     rows = as_real(rows)
     largest = tf.stop_gradient(tf.reduce_max(tf.abs(rows), axis=-1, keepdims=True))
     empty = largest < tf.constant(floor, rows.dtype)
-    rows = tf.where(empty, tf.zeros_like(rows), rows / tf.where(empty, tf.ones_like(largest), largest))
+    rows = tf.where(
+        empty,
+        tf.zeros_like(rows),
+        rows / tf.where(empty, tf.ones_like(largest), largest),
+    )
     squared = tf.reduce_sum(tf.square(rows), axis=-1, keepdims=True)
     return rows / tf.sqrt(tf.where(empty, tf.ones_like(squared), squared))
 
@@ -60,7 +69,9 @@ def most_similar(
     rows = normalize_rows(np.asarray(rows, np.float32))
     queries = normalize_rows(np.asarray(queries, np.float32))
     found = [
-        tf.math.top_k(tf.matmul(queries[start : start + block], rows, transpose_b=True), k)
+        tf.math.top_k(
+            tf.matmul(queries[start : start + block], rows, transpose_b=True), k
+        )
         for start in range(0, len(queries), block)
     ]
     values = np.concatenate([part.values.numpy() for part in found])

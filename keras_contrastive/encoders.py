@@ -17,7 +17,9 @@ from keras_contrastive._batch_norm import FusedBatchNorm
 from keras_contrastive._checks import check_choice, check_integer
 
 
-def conv_net(image_shape: tuple[int, int, int], *, name: str = "conv_net") -> keras.Model:
+def conv_net(
+    image_shape: tuple[int, int, int], *, name: str = "conv_net"
+) -> keras.Model:
     """The classic example's encoder: 3x3 convolution to 64 channels, ReLU, 2x2 max pooling, dense 128, ReLU.
 
     Args:
@@ -37,7 +39,9 @@ def conv_net(image_shape: tuple[int, int, int], *, name: str = "conv_net") -> ke
     return keras.Model(inputs, keras.layers.Dense(128, activation="relu")(x), name=name)
 
 
-def small_resnet(image_shape: tuple[int, int, int], *, name: str = "small_resnet") -> keras.Model:
+def small_resnet(
+    image_shape: tuple[int, int, int], *, name: str = "small_resnet"
+) -> keras.Model:
     """A residual network for a CPU: a 3x3 stem, then one block each of 64, 128 and 256 channels.
 
     Every block halves the resolution, the last features are averaged over the image.
@@ -59,7 +63,9 @@ def small_resnet(image_shape: tuple[int, int, int], *, name: str = "small_resnet
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x), name=name)
 
 
-def resnet18(image_shape: tuple[int, int, int], *, name: str = "resnet18") -> keras.Model:
+def resnet18(
+    image_shape: tuple[int, int, int], *, name: str = "resnet18"
+) -> keras.Model:
     """ResNet-18 with the 3x3 stem of small images: no stride and no pooling before the first block.
 
     Args:

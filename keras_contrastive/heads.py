@@ -36,7 +36,9 @@ def mlp(
     Reference:
         Chen et al., 2020, A Simple Framework for Contrastive Learning of Visual Representations, Sec. 4.2.
     """
-    check_integer(1, output_dim=output_dim, hidden_dim=hidden_dim, num_layers=num_layers)
+    check_integer(
+        1, output_dim=output_dim, hidden_dim=hidden_dim, num_layers=num_layers
+    )
     layers = []
     for _ in range(num_layers - 1):
         layers.append(keras.layers.Dense(hidden_dim, use_bias=not batch_norm))

@@ -45,16 +45,30 @@ class ContrastiveLossLayer(keras.layers.Layer):
         seed: Integer, for losses that draw.
 
     Raises:
-        ValueError: `learn_temperature` with a loss that has no temperature.
+        ValueError: `loss` is not callable, or `learn_temperature` is asked of a loss that has no temperature;
+            in the call, a shape is known to be wrong.
 
     Example:
         >>> layer = ContrastiveLossLayer(kc.losses.NTXentLoss())
         >>> loss = layer(embeddings, ids)  # (batch, views, dim), (batch,)
     """
 
-    def __init__(self, loss, *, negatives=None, learn_temperature: bool = False, seed: int = 0, **kwargs):
+    def __init__(
+        self,
+        loss,
+        *,
+        negatives=None,
+        learn_temperature: bool = False,
+        seed: int = 0,
+        **kwargs,
+    ):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
+        if not callable(loss):
+            raise ValueError(
+                "`loss` must be a loss, such as keras_contrastive.losses.NTXentLoss(). "
+                f"Received: loss={loss!r}."
+            )
         if learn_temperature and not hasattr(loss, "temperature"):
             raise ValueError(
                 "`learn_temperature` needs a loss with a temperature. "
@@ -77,7 +91,12 @@ class ContrastiveLossLayer(keras.layers.Layer):
             )
         self._means = {
             name: keras.metrics.Mean(name=name)
-            for name in ("positive_similarity", "negative_similarity", "accuracy", "embedding_std")
+            for name in (
+                "positive_similarity",
+                "negative_similarity",
+                "accuracy",
+                "embedding_std",
+            )
         }
 
     def build(self, input_shape):
@@ -93,7 +112,9 @@ class ContrastiveLossLayer(keras.layers.Layer):
     def temperature(self):
         """The temperature in use, learned or fixed: a float32 scalar, or None for a loss without one."""
         if self.learn_temperature:
-            return tf.maximum(tf.exp(tf.convert_to_tensor(self.log_temperature)), MIN_TEMPERATURE)
+            return tf.maximum(
+                tf.exp(tf.convert_to_tensor(self.log_temperature)), MIN_TEMPERATURE
+            )
         return getattr(self.loss, "temperature", None)
 
     def call(self, embeddings, ids, targets=None, sample_weight=None, training=False):
@@ -111,9 +132,13 @@ class ContrastiveLossLayer(keras.layers.Layer):
         """
         embeddings = _as_views(embeddings, "embeddings")
         targets = None if targets is None else _as_views(targets, "targets")
-        ids = _ids_of_views(tf.convert_to_tensor(ids), tf.shape(embeddings))
+        ids = tf.convert_to_tensor(ids)
         if sample_weight is not None:
-            sample_weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
+            sample_weight = tf.cast(sample_weight, tf.float32)
+        _check_batch(embeddings, ids, targets, sample_weight)
+        ids = _ids_of_views(ids, tf.shape(embeddings))
+        if sample_weight is not None:
+            sample_weight = tf.reshape(sample_weight, [-1])
         keywords = self._keywords(training)
         if self._is_over("rows", embeddings, ids):
             loss = self._over_rows(embeddings, sample_weight, keywords)
@@ -149,12 +174,16 @@ class ContrastiveLossLayer(keras.layers.Layer):
     def _over_rows(self, embeddings, sample_weight, keywords):
         keywords.pop("draw", None)
         anchor, positive, negative = tf.unstack(embeddings, axis=1)
-        anchors, positives, negatives = (normalize_rows(r) for r in (anchor, positive, negative))
+        anchors, positives, negatives = (
+            normalize_rows(r) for r in (anchor, positive, negative)
+        )
         near = tf.reduce_sum(anchors * positives, axis=-1)
         far = tf.reduce_sum(anchors * negatives, axis=-1)
         ones = tf.ones_like(near)
         self._measure(near, ones, far, ones, near > far, ones)
-        return self.loss(anchor, positive, negative=negative, sample_weight=sample_weight, **keywords)
+        return self.loss(
+            anchor, positive, negative=negative, sample_weight=sample_weight, **keywords
+        )
 
     def _over_pairs(self, embeddings, targets, sample_weight, keywords):
         others = embeddings if targets is None else targets
@@ -162,7 +191,9 @@ class ContrastiveLossLayer(keras.layers.Layer):
         losses = []
         for i, j in _ordered_pairs(embeddings, others):
             first, second = embeddings[:, i], others[:, j]
-            losses.append(self.loss(first, second, sample_weight=sample_weight, **keywords))
+            losses.append(
+                self.loss(first, second, sample_weight=sample_weight, **keywords)
+            )
             self._measure_sets(first, match(ids, candidate_ids=ids), second)
         return tf.add_n(losses) / len(losses)
 
@@ -172,7 +203,9 @@ class ContrastiveLossLayer(keras.layers.Layer):
         if sample_weight is not None:
             sample_weight = tf.repeat(sample_weight, tf.shape(embeddings)[1])
         own = tf.range(tf.shape(rows)[0])
-        sets = self._candidates(rows, ids.flat, own) if self.negatives is not None else {}
+        sets = (
+            self._candidates(rows, ids.flat, own) if self.negatives is not None else {}
+        )
         return self._set_loss(ids.flat, rows, sample_weight, keywords, sets)
 
     def _over_targets(self, embeddings, ids, targets, sample_weight, keywords):
@@ -181,7 +214,9 @@ class ContrastiveLossLayer(keras.layers.Layer):
         for i, j in _ordered_pairs(embeddings, targets):
             sets = self._candidates(targets[:, j], ids.by_view[:, j])
             losses.append(
-                self._set_loss(ids.by_view[:, i], embeddings[:, i], sample_weight, keywords, sets)
+                self._set_loss(
+                    ids.by_view[:, i], embeddings[:, i], sample_weight, keywords, sets
+                )
             )
         return tf.add_n(losses) / len(losses)
 
@@ -206,7 +241,9 @@ class ContrastiveLossLayer(keras.layers.Layer):
         loss = self.loss(ids, anchors, sample_weight=sample_weight, **keywords, **sets)
         columns = sets.get("candidates", anchors)
         few = slice(0, METRIC_ANCHORS)
-        of_columns = {name: value for name, value in sets.items() if name != "candidates"}
+        of_columns = {
+            name: value for name, value in sets.items() if name != "candidates"
+        }
         own = of_columns.pop("self_index", None if sets else tf.range(tf.shape(ids)[0]))
         of_columns["self_index"] = None if own is None else own[few]
         of_columns.setdefault("candidate_ids", ids)
@@ -240,13 +277,17 @@ class ContrastiveLossLayer(keras.layers.Layer):
     def _measure_spread(self, embeddings):
         rows = tf.reshape(normalize_rows(embeddings), [-1, embeddings.shape[-1]])
         spread = tf.reduce_mean(tf.math.reduce_std(tf.stop_gradient(rows), axis=0))
-        self._means["embedding_std"].update_state(spread * math.sqrt(embeddings.shape[-1]))
+        self._means["embedding_std"].update_state(
+            spread * math.sqrt(embeddings.shape[-1])
+        )
 
     def _advance(self, embeddings, ids):
         """What moves in a training step, after the loss."""
         if self.negatives is not None:
             rows = tf.reshape(embeddings, [-1, embeddings.shape[-1]])
-            self.negatives.add(tf.stop_gradient(rows), ids.queued(tf.shape(embeddings)[1]))
+            self.negatives.add(
+                tf.stop_gradient(rows), ids.queued(tf.shape(embeddings)[1])
+            )
         if hasattr(self.loss, "update"):
             self.loss.update(tf.stop_gradient(embeddings))
         self.step.assign_add(1)
@@ -269,7 +310,11 @@ class ContrastiveLossLayer(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         deserialize = keras.saving.deserialize_keras_object
-        parts = {name: deserialize(config[name]) for name in ("loss", "negatives") if config[name]}
+        parts = {
+            name: deserialize(config[name])
+            for name in ("loss", "negatives")
+            if config[name]
+        }
         return cls(**{**config, **parts})
 
 
@@ -290,7 +335,7 @@ class AtLeast(keras.constraints.Constraint):
 class _ViewIds:
     """The ids of a batch of views: `by_view` `[batch, views]`, and `flat`, row after row.
 
-    An unknown image (-1) gets an id of its own below -1, so that it is positive with its own views alone.
+    In place of -1, unknown, every row has an id of its own below -1: positive with its own views alone.
     """
 
     def __init__(self, by_view, given, differ: bool):
@@ -301,7 +346,11 @@ class _ViewIds:
 
     def queued(self, views) -> tf.Tensor:
         """The ids as a queue keeps them: unknown ones stay -1, for `views` views of every image."""
-        given = self._given if self.differ else tf.repeat(self._given[:, None], views, axis=1)
+        given = (
+            self._given
+            if self.differ
+            else tf.repeat(self._given[:, None], views, axis=1)
+        )
         return tf.reshape(given, [-1])
 
 
@@ -309,10 +358,29 @@ def _ids_of_views(ids, shape) -> _ViewIds:
     """`ids` `[batch]`, `[batch, 1]` or `[batch, views]`, for embeddings of `shape` `[batch, views, dim]`."""
     differ = ids.shape.rank == 2 and ids.shape[1] != 1
     ids = tf.cast(ids, tf.int64) if differ else canonical_ids(ids, "ids")
-    unknown = -2 - tf.reshape(tf.range(tf.size(ids), dtype=tf.int64), tf.shape(ids))
-    own = tf.where(ids == -1, unknown, ids)
-    by_view = own if differ else tf.repeat(own[:, None], shape[1], axis=1)
+    by_view = ids if differ else tf.repeat(ids[:, None], shape[1], axis=1)
+    of_row = -2 - tf.range(tf.shape(ids, out_type=tf.int64)[0])
+    by_view = tf.where(by_view == -1, of_row[:, None], by_view)
     return _ViewIds(by_view, ids, differ)
+
+
+def _check_batch(embeddings, ids, targets, sample_weight) -> None:
+    """Raise where ids, targets or weights are known not to be of the batch of `embeddings`."""
+    batch, views, dim = embeddings.shape
+    allowed = {
+        "ids": (ids, [[batch], [batch, 1], [batch, views]]),
+        "targets": (targets, [[batch, None, dim]]),
+        "sample_weight": (sample_weight, [[batch], [batch, 1]]),
+    }
+    for name, (given, shapes) in allowed.items():
+        if given is not None and not any(
+            given.shape.is_compatible_with(s) for s in shapes
+        ):
+            listed = " or ".join(shape_text(s) for s in shapes)
+            raise ValueError(
+                f"`{name}` must have shape {listed} for embeddings of shape "
+                f"{shape_text(embeddings.shape)}. Received: {name}.shape={shape_text(given.shape)}."
+            )
 
 
 def _as_views(rows, name: str) -> tf.Tensor:
@@ -329,7 +397,9 @@ def _as_views(rows, name: str) -> tf.Tensor:
 
 def _ordered_pairs(views, others) -> list[tuple[int, int]]:
     """(i, j) for every view i and other view j != i."""
-    pairs = [(i, j) for i in range(views.shape[1]) for j in range(others.shape[1]) if i != j]
+    pairs = [
+        (i, j) for i in range(views.shape[1]) for j in range(others.shape[1]) if i != j
+    ]
     if not pairs:
         raise ValueError(
             "A loss that compares views needs at least two of them. "

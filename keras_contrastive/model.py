@@ -102,7 +102,9 @@ class ContrastiveModel(keras.Model):
         """Build every part, so that a loaded file finds the weights of those that only training calls."""
         if not self.encoder.built:
             self.encoder.build(self._image_batch_shape(input_shape))
-        shape = tuple(self.encoder.compute_output_shape(self._image_batch_shape(input_shape)))
+        shape = tuple(
+            self.encoder.compute_output_shape(self._image_batch_shape(input_shape))
+        )
         for part in (self.head, self.predictor):
             if part is not None:
                 if not part.built:
@@ -132,7 +134,9 @@ class ContrastiveModel(keras.Model):
         images = tf.convert_to_tensor(images)
         rank = getattr(self.encoder, "input_shape", None)
         has_views = rank is not None and images.shape.rank == len(rank) + 1
-        features = self.encoder(_scaled(_flat_views(images) if has_views else images), training=training)
+        features = self.encoder(
+            _scaled(_flat_views(images) if has_views else images), training=training
+        )
         features = tf.cast(features, tf.float32)
         if self.normalize:
             features = normalize_rows(features)
@@ -154,7 +158,9 @@ class ContrastiveModel(keras.Model):
         """As `train_step`, without an update and with fixed draws, so that `val_loss` compares."""
         images, ids, sample_weight = _unpack(data)
         views = self.make_views(images, VALIDATION_STEP)
-        return self.update_metrics(self.take_loss(views, ids, sample_weight, training=False))
+        return self.update_metrics(
+            self.take_loss(views, ids, sample_weight, training=False)
+        )
 
     def make_views(self, images, step) -> tf.Tensor:
         """The views that the loss compares: `(batch, views, ...)`, drawn from the model's seed and `step`."""
@@ -180,7 +186,11 @@ class ContrastiveModel(keras.Model):
         """The loss of a batch of views, float32 scalar: all that the layers have added to `self.losses`."""
         embeddings, targets = self.embed(views, training=training)
         self.loss_layer(
-            embeddings, ids, targets=targets, sample_weight=sample_weight, training=training
+            embeddings,
+            ids,
+            targets=targets,
+            sample_weight=sample_weight,
+            training=training,
         )
         return tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses])
 
@@ -224,7 +234,9 @@ def _as_recipe(augment):
     """A recipe as it is; a list of operations, or a single one, as a recipe of them."""
     if augment is None or isinstance(augment, augmentation.Recipe):
         return augment
-    return augmentation.Recipe(augment if isinstance(augment, (list, tuple)) else [augment])
+    return augmentation.Recipe(
+        augment if isinstance(augment, (list, tuple)) else [augment]
+    )
 
 
 def _unpack(data):

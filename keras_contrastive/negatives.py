@@ -33,7 +33,11 @@ class EmbeddingQueue(keras.layers.Layer):
     def build(self, input_shape):
         def state(name, shape, dtype):
             return self.add_weight(
-                name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False
+                name=name,
+                shape=shape,
+                dtype=dtype,
+                initializer="zeros",
+                trainable=False,
             )
 
         self.embeddings = state("embeddings", (self.size, input_shape[-1]), "float32")
@@ -44,7 +48,11 @@ class EmbeddingQueue(keras.layers.Layer):
     def rows(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Embeddings float32 `(size, dim)`, ids int64 `(size,)`, and bool `(size,)`: the slot is filled."""
         filled = tf.range(self.size, dtype=tf.int64) < tf.convert_to_tensor(self.added)
-        return tf.convert_to_tensor(self.embeddings), tf.convert_to_tensor(self.ids), filled
+        return (
+            tf.convert_to_tensor(self.embeddings),
+            tf.convert_to_tensor(self.ids),
+            filled,
+        )
 
     def add(self, embeddings, ids) -> None:
         """Put rows in the places of the oldest; of more rows than there are slots, the last ones stay.
@@ -61,7 +69,9 @@ class EmbeddingQueue(keras.layers.Layer):
         for weight, rows in ((self.embeddings, embeddings), (self.ids, ids)):
             old = tf.convert_to_tensor(weight)
             weight.assign(
-                tf.tensor_scatter_nd_update(old, places[:, None], tf.cast(rows, old.dtype))
+                tf.tensor_scatter_nd_update(
+                    old, places[:, None], tf.cast(rows, old.dtype)
+                )
             )
         self.added.assign(added + count)
 

@@ -139,7 +139,9 @@ def _recipe_in_step(augment, augment_on: str, encoder, default):
     return default(encoder.input_shape[1]) if augment is None else augment
 
 
-def _compiled(model: ContrastiveModel, learning_rate: float, steps: int | None) -> ContrastiveModel:
+def _compiled(
+    model: ContrastiveModel, learning_rate: float, steps: int | None
+) -> ContrastiveModel:
     rate = learning_rate
     if steps is not None:
         warmup = max(1, steps // 20)

@@ -10,7 +10,9 @@ LABELS_PER_CLASS = (1, 5, 10)
 NEIGHBOURS, TEMPERATURE = 20, 0.1
 
 
-def measure(source: data.Source, features: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict:
+def measure(
+    source: data.Source, features: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> dict:
     """Few-label and kNN accuracy on the test part, for each of several representations.
 
     Few-label accuracy is measured at 1, 5 and 10 labels of each class (fewer columns where a class of the
@@ -37,7 +39,9 @@ def measure(source: data.Source, features: dict[str, tuple[np.ndarray, np.ndarra
         for count in counts:
             found = evaluation.few_label_accuracy(*known, labels_per_class=count)
             few_label[name][str(count)] = {"mean": found.mean, "std": found.std}
-        knn[name] = evaluation.knn_accuracy(*known, k=neighbours, temperature=TEMPERATURE)
+        knn[name] = evaluation.knn_accuracy(
+            *known, k=neighbours, temperature=TEMPERATURE
+        )
     return {"few_label": few_label, "knn": knn}
 
 
@@ -49,9 +53,14 @@ def table(measures: dict, *, title: str = "") -> object:
     result.add_column("representation")
     counts = list(next(iter(measures["few_label"].values())))
     for count in counts:
-        result.add_column(f"{count} label{'s' if count != '1' else ''} per class", justify="right")
+        result.add_column(
+            f"{count} label{'s' if count != '1' else ''} per class", justify="right"
+        )
     result.add_column(f"kNN (k={NEIGHBOURS}), all labels", justify="right")
     for name, by_count in measures["few_label"].items():
-        cells = [f"{100 * by_count[c]['mean']:.1f} ± {100 * by_count[c]['std']:.1f}" for c in counts]
+        cells = [
+            f"{100 * by_count[c]['mean']:.1f} ± {100 * by_count[c]['std']:.1f}"
+            for c in counts
+        ]
         result.add_row(name, *cells, f"{100 * measures['knn'][name]:.1f}")
     return result

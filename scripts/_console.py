@@ -39,7 +39,10 @@ def run(main) -> int:
         code, message = 1, str(error)
     except KeyboardInterrupt:
         code, message = 130, "Stopped. Nothing was changed after the last line above."
-    print(f"error: {' '.join(message.split())}" if code != 130 else message, file=sys.stderr)
+    print(
+        f"error: {' '.join(message.split())}" if code != 130 else message,
+        file=sys.stderr,
+    )
     return code
 
 
@@ -55,9 +58,13 @@ def show_measures(measures: dict) -> None:
     from keras_contrastive import report
 
     if measures:
-        Console(width=None if sys.stdout.isatty() else 110).print(report.table(measures))
+        Console(width=None if sys.stdout.isatty() else 110).print(
+            report.table(measures)
+        )
     else:
-        print("No labels, so nothing was measured. Look at neighbours.png: are neighbours alike?")
+        print(
+            "No labels, so nothing was measured. Look at neighbours.png: are neighbours alike?"
+        )
 
 
 def import_quietly() -> None:
@@ -113,7 +120,9 @@ def integer(minimum: int):
         except ValueError:
             value = minimum - 1
         if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {minimum}, not {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"must be an integer >= {minimum}, not {text!r}"
+            )
         return value
 
     return parse

@@ -33,7 +33,9 @@ class TrainingProgress(keras.callbacks.Callback):
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task("compiling", total=steps * epochs, completed=done)
+            self._task = self._bar.add_task(
+                "compiling", total=steps * epochs, completed=done
+            )
             self._bar.start()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -48,7 +50,11 @@ class TrainingProgress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         last = epoch + 1 == self.epochs
         if not self._bar and ((epoch + 1) % self._every == 0 or epoch == 0 or last):
-            print(f"{self._describe(epoch, logs)}  {self._left()}", file=sys.stderr, flush=True)
+            print(
+                f"{self._describe(epoch, logs)}  {self._left()}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def close(self):
         """Take the bar down; also after an interruption."""
@@ -57,8 +63,15 @@ class TrainingProgress(keras.callbacks.Callback):
 
     def _describe(self, epoch, logs) -> str:
         shown = {"loss": "loss", "accuracy": "accuracy", "knn_accuracy": "kNN"}
-        values = [f"{text} {float(logs[name]):.3f}" for name, text in shown.items() if name in logs]
-        return f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  " + "  ".join(values)
+        values = [
+            f"{text} {float(logs[name]):.3f}"
+            for name, text in shown.items()
+            if name in logs
+        ]
+        return (
+            f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  "
+            + "  ".join(values)
+        )
 
     def _left(self) -> str:
         per_step = (time.monotonic() - self._start) / max(1, self.done - self._first)
@@ -79,7 +92,9 @@ class RunHistory(keras.callbacks.Callback):
     def __init__(self, folder, *, first_epoch: int):
         super().__init__()
         self.folder = folder
-        kept = folder.read("history.json") if (folder / "history.json").is_file() else []
+        kept = (
+            folder.read("history.json") if (folder / "history.json").is_file() else []
+        )
         self.rows = kept[:first_epoch]
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -98,7 +98,9 @@ class RunFolder:
 
     def _foreign(self) -> list[str]:
         known = {*CONTENTS, ".tmp", *(f"{name}.tmp" for name in CONTENTS)}
-        return sorted(entry.name for entry in self.path.iterdir() if entry.name not in known)
+        return sorted(
+            entry.name for entry in self.path.iterdir() if entry.name not in known
+        )
 
     def _clear(self) -> None:
         # The marks of a finished and of a started run go first and last: killed here, it is never half a run.

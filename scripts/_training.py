@@ -28,7 +28,8 @@ class Job:
         self.options = options = {
             **options,
             "epochs": options["epochs"] or self.method.epochs,
-            "batch_size": options["batch_size"] or min(self.method.batch_size, len(source.train)),
+            "batch_size": options["batch_size"]
+            or min(self.method.batch_size, len(source.train)),
             "augment": _augment_name(options),
         }
         if not 2 <= options["batch_size"] <= len(source.train):
@@ -110,7 +111,9 @@ class Job:
             note(f"resuming after step {done} of {self.steps * epochs}")
         history = RunHistory(folder, first_epoch=epoch)
         progress = TrainingProgress(self.steps, epochs, done)
-        watching = self._probes() + [history, self.checkpoint] + self._tensorboard(folder)
+        watching = (
+            self._probes() + [history, self.checkpoint] + self._tensorboard(folder)
+        )
         options = {
             "callbacks": [kc.callbacks.StopOnNaN(), *watching, progress],
             "verbose": 0,
@@ -127,7 +130,12 @@ class Job:
                 )
                 epoch += 1
             if epoch < epochs:
-                self.model.fit(self._dataset(epoch, 0), initial_epoch=epoch, epochs=epochs, **options)
+                self.model.fit(
+                    self._dataset(epoch, 0),
+                    initial_epoch=epoch,
+                    epochs=epochs,
+                    **options,
+                )
         finally:
             progress.close()
         return history
@@ -135,7 +143,11 @@ class Job:
     def _dataset(self, epoch, step):
         seed = self.options["seed"]
         dataset = self.method.dataset(
-            self.source.train, self.options["batch_size"], seed=seed, epoch=epoch, step=step
+            self.source.train,
+            self.options["batch_size"],
+            seed=seed,
+            epoch=epoch,
+            step=step,
         )
         if self.options["augment_on"] == "pipeline":
             done = epoch * self.steps + step
@@ -162,7 +174,9 @@ class Job:
     def _tensorboard(self, folder) -> list:
         directory = str(folder / "tensorboard")
         images = next(iter(self._dataset(0, 0)))[0].numpy()
-        pictures = kc.callbacks.TensorBoardPictures(directory, images, every=self._now_and_then)
+        pictures = kc.callbacks.TensorBoardPictures(
+            directory, images, every=self._now_and_then
+        )
         return [keras.callbacks.TensorBoard(directory, write_graph=False), pictures]
 
     @property
@@ -171,7 +185,9 @@ class Job:
 
     def _features(self) -> tuple:
         parts = (self.source.train.images, self.source.test.images)
-        return tuple(self.model.predict(images, batch_size=256, verbose=0) for images in parts)
+        return tuple(
+            self.model.predict(images, batch_size=256, verbose=0) for images in parts
+        )
 
     def _finish(self, folder, history, untrained):
         trained = self._features()
@@ -185,9 +201,13 @@ class Job:
         images = len(history.rows) * self.steps * self.options["batch_size"]
         seconds = sum(row["seconds"] for row in history.rows)
         speed = {"seconds": seconds, "images_per_second": images / seconds}
-        folder.write("metrics.json", {"history": history.columns(), **measures, **speed})
+        folder.write(
+            "metrics.json", {"history": history.columns(), **measures, **speed}
+        )
         show_measures(measures)
-        note(f"trained in {seconds:.0f} s, {speed['images_per_second']:.0f} images a second")
+        note(
+            f"trained in {seconds:.0f} s, {speed['images_per_second']:.0f} images a second"
+        )
         _show_next(folder)
 
     def _draw(self, folder, untrained, trained):
@@ -195,7 +215,10 @@ class Job:
         known = {"labels": test.labels, "class_names": test.class_names}
         maps = {"untrained": untrained, "trained": trained}
         pictures.save(pictures.embedding_map(maps, **known), folder / "embeddings.png")
-        pictures.save(pictures.neighbours(test.images, trained, **known), folder / "neighbours.png")
+        pictures.save(
+            pictures.neighbours(test.images, trained, **known),
+            folder / "neighbours.png",
+        )
         images = self.source.train.images[:: max(1, len(self.source.train) // 6)][:6]
         views = kc.augment.views(images, 6, self.recipe, self.options["seed"], 0)
         pictures.save(pictures.views(images, views.numpy()), folder / "views.png")
@@ -220,7 +243,10 @@ def measure_run(folder, data: str | None) -> dict:
         source,
         {
             "pixels": parts,
-            "untrained": tuple(untrained.predict(images / np.float32(255), verbose=0) for images in parts),
+            "untrained": tuple(
+                untrained.predict(images / np.float32(255), verbose=0)
+                for images in parts
+            ),
             "trained": tuple(model.predict(images, verbose=0) for images in parts),
         },
     )

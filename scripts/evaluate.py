@@ -16,10 +16,14 @@ from _run_folder import RunFolder
 
 
 def parse_args(argv=None):
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", metavar="RUN", help="a run folder of scripts/train.py")
     parser.add_argument(
-        "--data", metavar="SPEC", help="labelled images, as in train.py (default: those of the run)"
+        "--data",
+        metavar="SPEC",
+        help="labelled images, as in train.py (default: those of the run)",
     )
     return parser.parse_args(argv)
 
@@ -29,7 +33,9 @@ def main(argv=None):
     folder = RunFolder(args.run)
     folder.read("config.json")
     if not (folder / "model.keras").is_file():
-        raise Failure(f"'{folder}' has no model.keras yet: finish the run with --resume.")
+        raise Failure(
+            f"'{folder}' has no model.keras yet: finish the run with --resume."
+        )
     import_quietly()
     from _training import measure_run
 

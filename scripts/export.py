@@ -18,9 +18,16 @@ from _run_folder import RunFolder
 
 
 def parse_args(argv=None):
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", metavar="RUN", help="a run folder of scripts/train.py")
-    parser.add_argument("--out", metavar="DIR", required=True, help="where to write; a number as last part serves")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        required=True,
+        help="where to write; a number as last part serves",
+    )
     return parser.parse_args(argv)
 
 
@@ -29,14 +36,18 @@ def main(argv=None):
     folder, out = RunFolder(args.run), Path(args.out)
     folder.read("config.json")
     if not (folder / "model.keras").is_file():
-        raise Failure(f"'{folder}' has no model.keras yet: finish the run with --resume.")
+        raise Failure(
+            f"'{folder}' has no model.keras yet: finish the run with --resume."
+        )
     import_quietly()
     import keras
 
     import keras_contrastive as kc
 
     kc.export.save(keras.models.load_model(folder / "model.keras"), out)
-    print(f"{out}: signatures serving_default (images) and encoded (bytes), each giving embedding")
+    print(
+        f"{out}: signatures serving_default (images) and encoded (bytes), each giving embedding"
+    )
     return 0
 
 

@@ -38,7 +38,9 @@ DEFAULTS = {
 
 
 def parse_args(argv=None):
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     what = parser.add_argument_group("what to train on what")
     what.add_argument(
         "--data",
@@ -71,7 +73,12 @@ def parse_args(argv=None):
         help="side in pixels to which images are resized (default: as they are; digits 16, folders 96)",
     )
     how = parser.add_argument_group("how to train")
-    how.add_argument("--epochs", metavar="N", type=integer(1), help="passes over the images (default: 100)")
+    how.add_argument(
+        "--epochs",
+        metavar="N",
+        type=integer(1),
+        help="passes over the images (default: 100)",
+    )
     how.add_argument(
         "--batch-size",
         metavar="B",
@@ -96,7 +103,12 @@ def parse_args(argv=None):
         type=positive,
         help="of siamese, > 0; how far negatives are pushed (default: 1.0)",
     )
-    how.add_argument("--seed", metavar="K", type=integer(0), help="of all that is random (default: 0)")
+    how.add_argument(
+        "--seed",
+        metavar="K",
+        type=integer(0),
+        help="of all that is random (default: 0)",
+    )
     how.add_argument(
         "--augment-on",
         choices=["auto", "step", "pipeline"],
@@ -108,13 +120,17 @@ def parse_args(argv=None):
         help="what layers compute in; the mixed ones are for GPUs (default: float32)",
     )
     where = parser.add_argument_group("where to")
-    where.add_argument("--out", metavar="DIR", help="the run folder (default: runs/DATA-METHOD)")
+    where.add_argument(
+        "--out", metavar="DIR", help="the run folder (default: runs/DATA-METHOD)"
+    )
     where.add_argument(
         "--resume",
         action="store_true",
         help="go on with the unfinished run in the folder; options not given are the run's own",
     )
-    where.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    where.add_argument(
+        "--overwrite", action="store_true", help="replace the run in the folder"
+    )
     args = parser.parse_args(argv)
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
@@ -139,14 +155,20 @@ def main(argv=None):
         job.run(folder)
     except KeyboardInterrupt:
         job.save_now()
-        note(f"Stopped; what was done is saved. Go on: python scripts/train.py --out {folder} --resume")
+        note(
+            f"Stopped; what was done is saved. Go on: python scripts/train.py --out {folder} --resume"
+        )
         return 130
     return 0
 
 
 def _options(args, folder) -> dict:
     """What was asked for; with --resume, what was not is the run's own; the rest are defaults."""
-    given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
+    given = {
+        name: getattr(args, name)
+        for name in DEFAULTS
+        if getattr(args, name) is not None
+    }
     made = folder.read("config.json") if args.resume and folder.started else {}
     own = {name: made[name] for name in DEFAULTS if name in made}
     return {**DEFAULTS, **own, **given}
@@ -158,7 +180,13 @@ def _data_name(spec: str) -> str:
     if not argument:
         return kind
     path = Path(argument)
-    return path.stem if kind == "npz" else path.resolve().name if kind == "folder" else argument
+    return (
+        path.stem
+        if kind == "npz"
+        else path.resolve().name
+        if kind == "folder"
+        else argument
+    )
 
 
 if __name__ == "__main__":

@@ -350,7 +350,8 @@ def test_draws_are_the_same_with_and_without_xla(build):
     eager, compiled = parameters(key), tf.function(parameters, jit_compile=True)(key)
     for name, values in eager.items():
         if values.dtype.is_floating:
-            np.testing.assert_allclose(compiled[name], values, rtol=1e-6, atol=1e-6)
+            # XLA may join a product and a sum: an ulp of the range, up to 80 degrees.
+            np.testing.assert_allclose(compiled[name], values, atol=1e-5)
         else:
             np.testing.assert_array_equal(compiled[name], values)
 

@@ -23,7 +23,9 @@ def test_training_normalizes_by_the_batch_and_moves_the_biased_averages():
     mean, variance = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
     expected = (exact - mean) / np.sqrt(variance + 1e-3) * [1, 2, 3] + [0, 1, -1]
     np.testing.assert_allclose(layer(images, training=True), expected, atol=1e-5)
-    np.testing.assert_allclose(tf.convert_to_tensor(layer.moving_mean), 0.2 * mean, rtol=1e-5)
+    np.testing.assert_allclose(
+        tf.convert_to_tensor(layer.moving_mean), 0.2 * mean, rtol=1e-5
+    )
     np.testing.assert_allclose(
         tf.convert_to_tensor(layer.moving_variance), 0.8 + 0.2 * variance, rtol=1e-5
     )
@@ -42,7 +44,9 @@ def test_inference_uses_the_moving_averages_and_leaves_them():
 def test_frozen_layer_uses_the_moving_averages_in_training_too():
     layer, images = layer_and_images()
     layer.trainable = False
-    np.testing.assert_array_equal(layer(images, training=True), layer(images, training=False))
+    np.testing.assert_array_equal(
+        layer(images, training=True), layer(images, training=False)
+    )
 
 
 def test_gradient_equals_finite_differences():
@@ -90,5 +94,7 @@ def test_half_precision_inputs_keep_their_dtype_and_the_weights_float32(dtype):
 
 
 def test_config_round_trip_keeps_the_arguments():
-    layer = FusedBatchNorm.from_config(FusedBatchNorm(momentum=0.7, epsilon=1e-4).get_config())
+    layer = FusedBatchNorm.from_config(
+        FusedBatchNorm(momentum=0.7, epsilon=1e-4).get_config()
+    )
     assert (layer.momentum, layer.epsilon) == (0.7, 1e-4)

@@ -39,12 +39,19 @@ def train(model, directory, *, epochs=3, every=2, more=()):
     if step:
         rest = kc.data.batches(PART, 8, epoch=epoch, step=step)
         model.fit(
-            rest, initial_epoch=epoch, epochs=epoch + 1, steps_per_epoch=STEPS - step, **options
+            rest,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            steps_per_epoch=STEPS - step,
+            **options,
         )
         epoch += 1
     if epoch < epochs:
         model.fit(
-            kc.data.batches(PART, 8, epoch=epoch), initial_epoch=epoch, epochs=epochs, **options
+            kc.data.batches(PART, 8, epoch=epoch),
+            initial_epoch=epoch,
+            epochs=epochs,
+            **options,
         )
     return losses
 
@@ -94,7 +101,9 @@ def test_weights_that_are_not_finite_leave_the_last_good_checkpoint(tmp_path):
     model = small_model()
     train(model, tmp_path, epochs=1)
     good = tf.train.latest_checkpoint(str(tmp_path))
-    model.encoder.set_weights([np.full_like(w, np.nan) for w in model.encoder.get_weights()])
+    model.encoder.set_weights(
+        [np.full_like(w, np.nan) for w in model.encoder.get_weights()]
+    )
     model.step.assign_add(1)
     checkpoint = RunCheckpoint(tmp_path)
     checkpoint.set_model(model)
@@ -110,9 +119,15 @@ def test_only_so_many_checkpoints_are_kept(tmp_path):
 def test_loss_that_turns_nan_stops_with_epoch_and_step():
     model = small_model()
     model.compile(optimizer=keras.optimizers.SGD(1e38))
-    with pytest.raises(FloatingPointError, match=r"became (nan|inf) in epoch \d+, at step \d+"):
+    with pytest.raises(
+        FloatingPointError, match=r"became (nan|inf) in epoch \d+, at step \d+"
+    ):
         model.fit(
-            kc.data.batches(PART, 8), epochs=9, callbacks=[StopOnNaN()], verbose=0, shuffle=False
+            kc.data.batches(PART, 8),
+            epochs=9,
+            callbacks=[StopOnNaN()],
+            verbose=0,
+            shuffle=False,
         )
 
 

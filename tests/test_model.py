@@ -80,7 +80,9 @@ def test_history_reports_the_mean_over_the_epochs_batches():
             return loss
 
     base = small_model(compiled=False)
-    model = Spy(base.encoder, kc.losses.NTXentLoss(0.5), head=base.head, augment=base.augment)
+    model = Spy(
+        base.encoder, kc.losses.NTXentLoss(0.5), head=base.head, augment=base.augment
+    )
     model.compile(optimizer=keras.optimizers.Adam(1e-2), run_eagerly=True)
     history = model.fit(dataset(8), epochs=2, verbose=0, shuffle=False).history
     expected = [np.mean(seen[:4]), np.mean(seen[4:])]
@@ -88,8 +90,16 @@ def test_history_reports_the_mean_over_the_epochs_batches():
 
 
 def test_logs_hold_the_documented_metrics_and_the_validation_ones():
-    names = {"loss", "positive_similarity", "negative_similarity", "accuracy", "embedding_std"}
-    logs = small_model().fit(dataset(), validation_data=dataset(), verbose=0, shuffle=False)
+    names = {
+        "loss",
+        "positive_similarity",
+        "negative_similarity",
+        "accuracy",
+        "embedding_std",
+    }
+    logs = small_model().fit(
+        dataset(), validation_data=dataset(), verbose=0, shuffle=False
+    )
     assert set(logs.history) == names | {f"val_{name}" for name in names}
 
 
@@ -99,7 +109,9 @@ def test_regularizers_of_the_encoder_are_part_of_the_loss():
         4, kernel_regularizer=keras.regularizers.L2(10.0), kernel_initializer="ones"
     )
     encoder = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
-    model = kc.ContrastiveModel(encoder, kc.losses.NTXentLoss(), augment=kc.augment.digits(8))
+    model = kc.ContrastiveModel(
+        encoder, kc.losses.NTXentLoss(), augment=kc.augment.digits(8)
+    )
     model.compile(optimizer="sgd")
     # 10 * the sum of 64 * 4 ones, of which NT-Xent of 32 rows can only add a little.
     assert model.evaluate(dataset(), verbose=0, return_dict=True)["loss"] >= 10 * 256
@@ -112,7 +124,9 @@ def test_draws_differ_between_steps_also_under_gradient_accumulation():
     model.compile(optimizer=keras.optimizers.SGD(0.0, gradient_accumulation_steps=2))
     # Nothing is learned at rate 0 and batch order is fixed, so only the draws can change the loss.
     same = dataset(32).take(1).cache()
-    losses = [model.fit(same, verbose=0, shuffle=False).history["loss"][0] for _ in range(4)]
+    losses = [
+        model.fit(same, verbose=0, shuffle=False).history["loss"][0] for _ in range(4)
+    ]
     assert len(set(losses)) == 4
 
 
@@ -168,7 +182,9 @@ def test_sample_weight_of_zero_takes_an_image_out_as_an_anchor():
     batch, ids = next(iter(dataset(16)))
 
     def loss(weight):
-        data = tf.data.Dataset.from_tensors((batch, ids, tf.constant(weight, tf.float32)))
+        data = tf.data.Dataset.from_tensors(
+            (batch, ids, tf.constant(weight, tf.float32))
+        )
         return model.evaluate(data, verbose=0, return_dict=True)["loss"]
 
     first = loss([1.0] + 15 * [0.0])
@@ -180,7 +196,9 @@ def test_triplets_train_by_rows_and_pull_positives_closer_than_negatives():
     part = kc.data.Part(images(64), np.arange(64) % 4)
     model = small_model(loss=kc.losses.ContrastiveLoss(), head=None)
     model.compile(optimizer=keras.optimizers.Adam(1e-2))
-    history = model.fit(kc.data.triplets(part, 16), epochs=8, verbose=0, shuffle=False).history
+    history = model.fit(
+        kc.data.triplets(part, 16), epochs=8, verbose=0, shuffle=False
+    ).history
     assert history["loss"][-1] < history["loss"][0]
     assert history["positive_similarity"][-1] > history["negative_similarity"][-1]
 
@@ -207,7 +225,9 @@ def test_queue_of_negatives_fills_in_training_alone_and_is_saved(tmp_path):
     assert np.sum(model.loss_layer.negatives.rows()[2]) == 64  # 32 images of 2 views
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    for one, other in zip(model.loss_layer.negatives.rows(), loaded.loss_layer.negatives.rows()):
+    for one, other in zip(
+        model.loss_layer.negatives.rows(), loaded.loss_layer.negatives.rows()
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -220,7 +240,11 @@ def test_loaded_model_has_every_weight_and_trains_on_like_the_saved_one(tmp_path
         np.testing.assert_array_equal(one, other)
     assert len(model.weights) == len(loaded.weights)
     for either in (model, loaded):
-        either.fit(kc.data.batches(kc.data.Part(images()), 16, epoch=2), verbose=0, shuffle=False)
+        either.fit(
+            kc.data.batches(kc.data.Part(images()), 16, epoch=2),
+            verbose=0,
+            shuffle=False,
+        )
     for one, other in zip(weights_of(model), weights_of(loaded)):
         np.testing.assert_array_equal(one, other)
 
@@ -239,7 +263,10 @@ def test_saved_model_loads_in_a_fresh_process(tmp_path):
         np.save({str(tmp_path / "features.npy")!r}, features)
     """
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], check=True, cwd=_root(), capture_output=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        check=True,
+        cwd=_root(),
+        capture_output=True,
     )
     expected = model.predict(images(4), verbose=0)
     np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), expected)
@@ -276,7 +303,12 @@ def test_plain_keras_callbacks_work(tmp_path):
     ]
     model = small_model()
     history = model.fit(
-        dataset(), epochs=5, validation_data=dataset(), callbacks=callbacks, verbose=0, shuffle=False
+        dataset(),
+        epochs=5,
+        validation_data=dataset(),
+        callbacks=callbacks,
+        verbose=0,
+        shuffle=False,
     )
     assert len(history.history["loss"]) == 2  # the second epoch does not win by 1e9
     assert list((tmp_path / "logs").rglob("events*"))
@@ -300,10 +332,14 @@ def test_summary_lists_the_parts(capsys):
 def test_the_articles_example_trains_by_its_own_settings():
     part = kc.data.load("digits").train
     model = kc.recipes.siamese(
-        kc.encoders.conv_net(part.image_shape), margin=1.0, augment=kc.augment.digits(16)
+        kc.encoders.conv_net(part.image_shape),
+        margin=1.0,
+        augment=kc.augment.digits(16),
     )
     assert float(np.asarray(model.optimizer.learning_rate)) == pytest.approx(1e-3)
-    history = model.fit(kc.data.triplets(part, 64), epochs=2, verbose=0, shuffle=False).history
+    history = model.fit(
+        kc.data.triplets(part, 64), epochs=2, verbose=0, shuffle=False
+    ).history
     assert history["loss"][1] < history["loss"][0]
 
 
@@ -321,5 +357,7 @@ def test_wrong_encoder_is_refused(arguments, message):
 
 
 def test_wrong_loss_is_refused():
-    with pytest.raises(ValueError, match="`loss` must be a ContrastiveLossLayer or a loss"):
+    with pytest.raises(
+        ValueError, match="`loss` must be a ContrastiveLossLayer or a loss"
+    ):
         small_model(loss="nt_xent")

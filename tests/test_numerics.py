@@ -11,7 +11,9 @@ from keras_contrastive._numerics import most_similar, normalize_rows, safe_sqrt
 def test_normalized_rows_have_unit_length_whatever_their_scale(scale):
     rows = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     expected = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    np.testing.assert_allclose(normalize_rows(rows * np.float32(scale)), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        normalize_rows(rows * np.float32(scale)), expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -50,4 +52,6 @@ def test_most_similar_equals_a_full_sort(block):
     expected = np.argsort(-similarity, axis=1)[:, :3]
     values, indices = most_similar(queries, rows, 3, block=block)
     np.testing.assert_array_equal(indices, expected)
-    np.testing.assert_allclose(values, np.take_along_axis(similarity, expected, 1), atol=1e-6)
+    np.testing.assert_allclose(
+        values, np.take_along_axis(similarity, expected, 1), atol=1e-6
+    )

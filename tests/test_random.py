@@ -21,7 +21,11 @@ def test_draws_are_equal_eagerly_in_a_graph_under_xla_and_in_a_dataset(name):
     expected = draw(key).numpy()
     mapped = tf.data.Dataset.from_tensors(key).map(draw)
     # XLA may contract the arithmetic on the drawn bits differently in the last place.
-    for found in (tf.function(draw)(key), tf.function(draw, jit_compile=True)(key), next(iter(mapped))):
+    for found in (
+        tf.function(draw)(key),
+        tf.function(draw, jit_compile=True)(key),
+        next(iter(mapped)),
+    ):
         np.testing.assert_allclose(found.numpy(), expected, rtol=2e-6, atol=2e-6)
 
 

@@ -19,7 +19,16 @@ import keras_contrastive as kc
 
 ROOT = Path(kc.__file__).resolve().parents[1]
 # A run of seconds: 40 images of 8 x 8, 2 epochs of 5 steps.
-QUICK = ["--encoder", "conv_net", "--augment", "digits", "--epochs", "2", "--batch-size", "8"]
+QUICK = [
+    "--encoder",
+    "conv_net",
+    "--augment",
+    "digits",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "8",
+]
 
 
 def script(name):
@@ -27,7 +36,9 @@ def script(name):
     folder = str(ROOT / "scripts")
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(f"script_{name}", f"{folder}/{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        f"script_{name}", f"{folder}/{name}.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -37,15 +48,26 @@ def call(name, *arguments):
     """Run a script in this process; returns its exit code."""
     module = script(name)
     try:
-        return module.run(lambda: module.main([str(argument) for argument in arguments]))
+        return module.run(
+            lambda: module.main([str(argument) for argument in arguments])
+        )
     except SystemExit as stop:  # argparse
         return stop.code
 
 
 def spawn(name, *arguments, **options):
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / f"{name}.py"),
+        *map(str, arguments),
+    ]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        **options,
     )
 
 
@@ -79,7 +101,12 @@ def finished(npz, tmp_path_factory):
 
 def test_train_leaves_everything_in_the_run_folder(finished):
     out, _, _ = finished
-    for name in ("config.json", "metrics.json", "model.keras", "saved_model/1/saved_model.pb"):
+    for name in (
+        "config.json",
+        "metrics.json",
+        "model.keras",
+        "saved_model/1/saved_model.pb",
+    ):
         assert (out / name).is_file(), name
     assert list((out / "tensorboard").rglob("events*"))
     assert list((out / "checkpoints").glob("*.index"))
@@ -90,7 +117,13 @@ def test_train_leaves_everything_in_the_run_folder(finished):
 
 def test_metrics_hold_what_the_documentation_says(finished):
     metrics = json.loads((finished[0] / "metrics.json").read_text())
-    assert set(metrics) == {"history", "few_label", "knn", "seconds", "images_per_second"}
+    assert set(metrics) == {
+        "history",
+        "few_label",
+        "knn",
+        "seconds",
+        "images_per_second",
+    }
     assert len(metrics["history"]["loss"]) == 2
     for representation in ("pixels", "untrained", "trained"):
         assert 0 <= metrics["knn"][representation] <= 1
@@ -102,7 +135,11 @@ def test_metrics_hold_what_the_documentation_says(finished):
 def test_config_holds_the_options_and_the_version(finished):
     config = json.loads((finished[0] / "config.json").read_text())
     assert config["version"] == kc.__version__
-    assert (config["encoder"], config["epochs"], config["batch_size"]) == ("conv_net", 2, 8)
+    assert (config["encoder"], config["epochs"], config["batch_size"]) == (
+        "conv_net",
+        2,
+        8,
+    )
 
 
 def test_output_says_what_happens_without_alarming(finished):
@@ -117,8 +154,12 @@ def test_output_says_what_happens_without_alarming(finished):
 def test_saved_model_of_the_run_serves_what_the_model_predicts(finished, npz):
     images = np.load(npz)["x_test"][..., None]
     served = tf.saved_model.load(str(finished[0] / "saved_model" / "1"))
-    embedding = served.signatures["serving_default"](images=tf.constant(images))["embedding"]
-    features = keras.models.load_model(finished[0] / "model.keras").predict(images, verbose=0)
+    embedding = served.signatures["serving_default"](images=tf.constant(images))[
+        "embedding"
+    ]
+    features = keras.models.load_model(finished[0] / "model.keras").predict(
+        images, verbose=0
+    )
     expected = features / np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(embedding, expected, atol=1e-5)
 
@@ -128,7 +169,11 @@ def test_evaluate_repeats_the_table_of_the_run(finished, capsys):
     assert call("evaluate", out) == 0
 
     def numbers(text):
-        return [re.findall(r"\d+\.\d", line) for line in text.splitlines() if "trained" in line]
+        return [
+            re.findall(r"\d+\.\d", line)
+            for line in text.splitlines()
+            if "trained" in line
+        ]
 
     assert numbers(capsys.readouterr().out) == numbers(stdout)
 
@@ -156,10 +201,14 @@ def weights(out):
     return keras.models.load_model(out / "model.keras").get_weights()
 
 
-def test_run_killed_at_random_steps_resumes_to_the_same_weights(finished, npz, tmp_path):
+def test_run_killed_at_random_steps_resumes_to_the_same_weights(
+    finished, npz, tmp_path
+):
     out = tmp_path / "killed"
     arguments = ["--data", f"npz:{npz}", *QUICK, "--out", out]
-    rng = np.random.default_rng(int(time.time()))  # another moment each time; the result must not depend on it
+    rng = np.random.default_rng(
+        int(time.time())
+    )  # another moment each time; the result must not depend on it
     for number in range(2):
         process = spawn("train", *arguments, *(["--resume"] if number else []))
         for line in process.stderr:
@@ -171,7 +220,10 @@ def test_run_killed_at_random_steps_resumes_to_the_same_weights(finished, npz, t
     assert call("train", *arguments, "--resume") == 0
     for one, other in zip(weights(finished[0]), weights(out)):
         np.testing.assert_array_equal(one, other)
-    history = [json.loads((o / "metrics.json").read_text())["history"] for o in (finished[0], out)]
+    history = [
+        json.loads((o / "metrics.json").read_text())["history"]
+        for o in (finished[0], out)
+    ]
     assert history[0]["loss"] == history[1]["loss"]
 
 
@@ -193,8 +245,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on(npz, tmp_path):
 def test_resume_with_another_configuration_is_refused(npz, tmp_path, capsys):
     out = tmp_path / "run"
     out.mkdir()
-    for changed, option in (({"temperature": 0.1}, ["--temperature", "0.3"]), ({"version": "0"}, [])):
-        config = {"data": f"npz:{npz}", "encoder": "conv_net", "version": kc.__version__, **changed}
+    for changed, option in (
+        ({"temperature": 0.1}, ["--temperature", "0.3"]),
+        ({"version": "0"}, []),
+    ):
+        config = {
+            "data": f"npz:{npz}",
+            "encoder": "conv_net",
+            "version": kc.__version__,
+            **changed,
+        }
         (out / "config.json").write_text(json.dumps(config))
         assert call("train", "--out", out, *option, "--resume") == 2
         assert f"was made with {next(iter(changed))}=" in one_line(capsys)
@@ -218,7 +278,16 @@ def test_unlabelled_folder_trains_and_skips_broken_files(tmp_path, capsys):
         (photos / f"{number}.png").write_bytes(tf.io.encode_png(image).numpy())
     (photos / "broken.jpg").write_bytes(b"no picture")
     out = tmp_path / "run"
-    quick = ["--encoder", "conv_net", "--epochs", "1", "--batch-size", "8", "--image-size", "16"]
+    quick = [
+        "--encoder",
+        "conv_net",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "8",
+        "--image-size",
+        "16",
+    ]
     assert call("train", "--data", f"folder:{photos}", *quick, "--out", out) == 0
     shown = capsys.readouterr()
     assert "No labels" in shown.out
@@ -268,7 +337,9 @@ def one_line(capsys) -> str:
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
-def test_bad_option_gives_one_line_and_exit_code_2(options, message, tmp_path, capsys, monkeypatch):
+def test_bad_option_gives_one_line_and_exit_code_2(
+    options, message, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert call("train", *options) == 2
     assert message in one_line(capsys)
@@ -285,16 +356,24 @@ def bad_arrays():
     yield "missing", {"images": good}
 
 
-@pytest.mark.parametrize("arrays", [pytest.param(a, id=name) for name, a in bad_arrays()])
+@pytest.mark.parametrize(
+    "arrays", [pytest.param(a, id=name) for name, a in bad_arrays()]
+)
 def test_bad_arrays_give_one_line_and_exit_code_2(arrays, tmp_path, capsys):
     np.savez(tmp_path / "bad.npz", **arrays)
-    assert call("train", "--data", f"npz:{tmp_path}/bad.npz", "--out", tmp_path / "run") == 2
+    assert (
+        call("train", "--data", f"npz:{tmp_path}/bad.npz", "--out", tmp_path / "run")
+        == 2
+    )
     assert "bad.npz" in one_line(capsys)
 
 
 def test_empty_folder_gives_one_line_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
-    assert call("train", "--data", f"folder:{tmp_path}/photos", "--out", tmp_path / "run") == 2
+    assert (
+        call("train", "--data", f"folder:{tmp_path}/photos", "--out", tmp_path / "run")
+        == 2
+    )
     assert "photos" in one_line(capsys)
 
 
@@ -313,7 +392,11 @@ def test_help_answers_without_loading_tensorflow(name):
     code += "finally:\n    assert 'tensorflow' not in sys.modules"
     environment = {**os.environ, "COLUMNS": "100"}
     shown = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert shown.returncode == 0, shown.stderr
     assert "python scripts/" in shown.stdout

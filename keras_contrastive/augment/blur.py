@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_integer
 from keras_contrastive._random import fold, uniform
-from keras_contrastive.augment._images import on_planar, sizes
+from keras_contrastive.augment._images import on_planar, resample, sizes
 from keras_contrastive.augment.operation import (
     Operation,
     check_probability,
@@ -42,12 +42,8 @@ def _gaussian_blur(planar, kernel_size: int, sigma):
     rows, columns = (
         _blur_matrix(size, kernel_size // 2, sigma) for size in (height, width)
     )
-    # Products with band matrices: as fast as shifted sums, and XLA does not recompute what comes before them for
-    # every shift. A convolution with a kernel for each image is many times slower.
-    blurred = tf.matmul(
-        tf.matmul(rows[:, None], planar), columns[:, None], transpose_b=True
-    )
-    return tf.minimum(blurred, 1.0)  # the weights may sum to a rounding above 1
+    # The weights may sum to a rounding above 1.
+    return tf.minimum(resample(planar, rows, columns), 1.0)
 
 
 def _blur_matrix(size, radius: int, sigma):

@@ -9,7 +9,13 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_at_least, check_integer
 from keras_contrastive._random import fold, integers, uniform
-from keras_contrastive.augment._images import from_planar, on_planar, sizes, to_planar
+from keras_contrastive.augment._images import (
+    from_planar,
+    on_planar,
+    resample,
+    sizes,
+    to_planar,
+)
 from keras_contrastive.augment.operation import (
     Operation,
     check_probability,
@@ -67,10 +73,7 @@ def _crop_and_resize(planar, boxes, size):
     top, left, box_height, box_width = tf.unstack(tf.cast(boxes, tf.float32), axis=1)
     rows = _resize_weights(top, box_height, height, size[0])  # (n, size, height)
     columns = _resize_weights(left, box_width, width, size[1])  # (n, size, width)
-    # Two batched products: faster under XLA than gathers, and the weights can antialias.
-    return tf.matmul(
-        tf.matmul(rows[:, None], planar), columns[:, None], transpose_b=True
-    )
+    return resample(planar, rows, columns)
 
 
 def _resize_weights(start, length, size_in, size_out: int):
@@ -262,7 +265,8 @@ class RandomResizedCrop(Operation):
         return _crop_and_resize(planar, boxes, self.size)
 
     def at_rest(self, images):
-        n, _, height, width = sizes(planar := to_planar(images))
+        planar = to_planar(images)
+        n, _, height, width = sizes(planar)
         box_height = tf.minimum(
             height, tf.maximum(width * self.size[0] // self.size[1], 1)
         )

@@ -27,7 +27,9 @@ class ContrastiveLossBase(keras.losses.Loss):
     # Whether the call takes `draw=`, the seed of a random choice.
     draws = False
 
-    def __init__(self, *, reduction: str = "sum_over_batch_size", name: str | None = None):
+    def __init__(
+        self, *, reduction: str = "sum_over_batch_size", name: str | None = None
+    ):
         check_choice("reduction", reduction, REDUCTIONS)
         super().__init__(reduction=reduction, name=name)
 
@@ -40,9 +42,13 @@ class ContrastiveLossBase(keras.losses.Loss):
         """Loss of each anchor, not reduced: float `[n]`, 0 where the anchor does not count."""
         return self.values_and_counts(y_true, y_pred, **keywords)[0]
 
-    def values_and_counts(self, y_true, y_pred, **keywords) -> tuple[tf.Tensor, tf.Tensor]:
+    def values_and_counts(
+        self, y_true, y_pred, **keywords
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Loss of each anchor `[n]`, and how much each counts `[n]`: 0 or 1, or its number of pairs."""
-        raise NotImplementedError(f"{type(self).__name__} must define `values_and_counts`.")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `values_and_counts`."
+        )
 
     def get_config(self) -> dict:
         return {"reduction": self.reduction, "name": self.name}
@@ -58,4 +64,8 @@ def reduce_loss(values, counts, sample_weight, reduction: str) -> tf.Tensor:
     if reduction == "none":
         return weighted
     total = tf.reduce_sum(weighted)
-    return total if reduction == "sum" else tf.math.divide_no_nan(total, tf.reduce_sum(weights))
+    return (
+        total
+        if reduction == "sum"
+        else tf.math.divide_no_nan(total, tf.reduce_sum(weights))
+    )

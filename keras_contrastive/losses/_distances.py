@@ -12,8 +12,10 @@ DISTANCES = ("euclidean", "squared_euclidean", "cosine", "inner_product")
 def row_distances(first, second, distance: str) -> tf.Tensor:
     """Distance of row i of `first` to row i of `second`. Both `(n, dim)`; returns `(n,)`."""
     if distance == "cosine":
-        return 1 - tf.reduce_sum(normalize_rows(first) * normalize_rows(second), axis=-1)
-    first, second = as_real(first), as_real(second)
+        first, second = normalize_rows(first), normalize_rows(second)
+        return 1 - tf.reduce_sum(first * tf.cast(second, first.dtype), axis=-1)
+    first = as_real(first)
+    second = tf.cast(as_real(second), first.dtype)
     if distance == "inner_product":
         return -tf.reduce_sum(first * second, axis=-1)
     squared = tf.reduce_sum(tf.math.squared_difference(first, second), axis=-1)
@@ -21,10 +23,12 @@ def row_distances(first, second, distance: str) -> tf.Tensor:
 
 
 def pairwise_distances(rows, columns, distance: str) -> tf.Tensor:
-    """Distance of every row to every column. `(n, dim)` and `(c, dim)`; returns `(n, c)`."""
+    """Distance of every row to every column. `(n, dim)` and `(c, dim)`; returns `(n, c)`, of the rows' dtype."""
     if distance == "cosine":
-        return 1 - tf.matmul(normalize_rows(rows), normalize_rows(columns), transpose_b=True)
-    rows, columns = as_real(rows), as_real(columns)
+        rows, columns = normalize_rows(rows), normalize_rows(columns)
+        return 1 - tf.matmul(rows, tf.cast(columns, rows.dtype), transpose_b=True)
+    rows = as_real(rows)
+    columns = tf.cast(as_real(columns), rows.dtype)
     if distance == "inner_product":
         return -tf.matmul(rows, columns, transpose_b=True)
     squared = _squared_distances(rows, columns)
@@ -40,5 +44,7 @@ def _squared_distances(rows, columns) -> tf.Tensor:
     center = tf.stop_gradient(tf.reduce_mean(columns, axis=0))
     a, b = tf.cast(rows - center, tf.float64), tf.cast(columns - center, tf.float64)
     products = tf.matmul(a, b, transpose_b=True)
-    lengths = tf.reduce_sum(a * a, axis=1)[:, None] + tf.reduce_sum(b * b, axis=1)[None, :]
+    lengths = (
+        tf.reduce_sum(a * a, axis=1)[:, None] + tf.reduce_sum(b * b, axis=1)[None, :]
+    )
     return tf.cast(tf.nn.relu(lengths - 2 * products), rows.dtype)

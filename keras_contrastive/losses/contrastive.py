@@ -8,12 +8,23 @@ import tensorflow as tf
 from keras_contrastive._checks import check_choice, check_positive, check_same_shape
 from keras_contrastive._random import uniform
 from keras_contrastive.losses._base import ContrastiveLossBase, reduce_loss
-from keras_contrastive.losses._distances import DISTANCES, pairwise_distances, row_distances
+from keras_contrastive.losses._distances import (
+    DISTANCES,
+    pairwise_distances,
+    row_distances,
+)
 from keras_contrastive.losses.sets import check_sets, match
 
 
 def contrastive_loss(
-    anchor, positive, negative=None, *, margin=1.0, distance="euclidean", draw=None, **sets
+    anchor,
+    positive,
+    negative=None,
+    *,
+    margin=1.0,
+    distance="euclidean",
+    draw=None,
+    **sets,
 ) -> tf.Tensor:
     """Pull each positive to its anchor and push each negative out to `margin`.
 
@@ -33,7 +44,8 @@ def contrastive_loss(
         negative: Float `(n, dim)`, row i a negative of the anchor in row i; over sets None.
         margin: Float > 0, in units of d. On the unit sphere the Euclidean distance is at most 2.
         distance: `"euclidean"`, `"squared_euclidean"`, `"cosine"` (1 - cosine, normalises) or
-            `"inner_product"` (the negated product). It takes the place of d, and is squared where d is.
+            `"inner_product"` (the negated product). It takes the place of d, and is squared where d is: with
+            `"inner_product"` positives are pulled to orthogonality, so it is of use for comparisons alone.
         draw: int `(2,)`, a seed, over sets alone: draw one negative for each positive pair.
         **sets: Over sets: `candidates` float `(columns, dim)` with `candidate_ids`; `self_index` int `(n,)`;
             `candidate_mask` bool `(columns,)` or `(n, columns)`; `negative_only` bool `(columns,)`;
@@ -93,13 +105,17 @@ class ContrastiveLoss(ContrastiveLossBase):
         self.margin = margin
         self.distance = distance
 
-    def __call__(self, y_true, y_pred, *third, negative=None, sample_weight=None, **sets):
+    def __call__(
+        self, y_true, y_pred, *third, negative=None, sample_weight=None, **sets
+    ):
         """The reduced loss. `third`: the negative, over rows, then the sample weight."""
         if third and negative is None and _is_like(third[0], y_true, y_pred):
             negative, *third = third
         if third:
             (sample_weight,) = third
-        values, counts = self.values_and_counts(y_true, y_pred, negative=negative, **sets)
+        values, counts = self.values_and_counts(
+            y_true, y_pred, negative=negative, **sets
+        )
         return reduce_loss(values, counts, sample_weight, self.reduction)
 
     def values_and_counts(self, y_true, y_pred, *, negative=None, draw=None, **sets):
@@ -110,7 +126,11 @@ class ContrastiveLoss(ContrastiveLossBase):
         return values, tf.ones_like(values)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "margin": self.margin, "distance": self.distance}
+        return {
+            **super().get_config(),
+            "margin": self.margin,
+            "distance": self.distance,
+        }
 
 
 def _is_like(third, first, second) -> bool:
@@ -129,10 +149,14 @@ def _is_like(third, first, second) -> bool:
 def _over_rows(anchor, positive, negative, *, margin, distance):
     check_positive(margin=margin)
     check_choice("distance", distance, DISTANCES)
-    anchor, positive, negative = (tf.convert_to_tensor(t) for t in (anchor, positive, negative))
+    anchor, positive, negative = (
+        tf.convert_to_tensor(t) for t in (anchor, positive, negative)
+    )
     check_same_shape(anchor=anchor, positive=positive, negative=negative)
     attraction = tf.square(row_distances(anchor, positive, distance))  # (n,)
-    repulsion = tf.square(tf.nn.relu(margin - row_distances(anchor, negative, distance)))
+    repulsion = tf.square(
+        tf.nn.relu(margin - row_distances(anchor, negative, distance))
+    )
     return (attraction + repulsion) / 2
 
 
@@ -152,7 +176,16 @@ def _over_sets(
 ):
     check_positive(margin=margin)
     check_choice("distance", distance, DISTANCES)
-    check_sets(ids, embeddings, candidates, candidate_ids, positives)
+    check_sets(
+        ids,
+        embeddings,
+        candidates=candidates,
+        candidate_ids=candidate_ids,
+        self_index=self_index,
+        candidate_mask=candidate_mask,
+        negative_only=negative_only,
+        positives=positives,
+    )
     columns = embeddings if candidates is None else candidates
     distances = pairwise_distances(embeddings, columns, distance)  # (n, columns)
     exists, weight = match(
@@ -187,7 +220,13 @@ def _weighted_mean(values, weights):
 def _draw_columns(values, allowed, draw):
     """For every entry of `values` `(n, columns)` one allowed value of its row, drawn uniformly."""
     # Allowed columns first; then a uniform place among them names a column.
-    order = tf.argsort(tf.cast(allowed, tf.int32), axis=1, direction="DESCENDING", stable=True)
-    count = tf.cast(tf.reduce_sum(tf.cast(allowed, tf.int32), axis=1), tf.float32)[:, None]
-    place = tf.cast(uniform(tf.cast(draw, tf.int64), tf.shape(values)) * count, tf.int32)
+    order = tf.argsort(
+        tf.cast(allowed, tf.int32), axis=1, direction="DESCENDING", stable=True
+    )
+    count = tf.cast(tf.reduce_sum(tf.cast(allowed, tf.int32), axis=1), tf.float32)[
+        :, None
+    ]
+    place = tf.cast(
+        uniform(tf.cast(draw, tf.int64), tf.shape(values)) * count, tf.int32
+    )
     return tf.gather(values, tf.gather(order, place, batch_dims=1), batch_dims=1)

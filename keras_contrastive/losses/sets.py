@@ -12,7 +12,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_contrastive._checks import check_rank, shape_text
-from keras_contrastive._numerics import as_real
 
 
 class Match(NamedTuple):
@@ -52,7 +51,9 @@ def match(
         candidate_ids = ids
         self_index = tf.range(tf.shape(ids)[0]) if self_index is None else self_index
     if candidate_ids is not None:
-        shared = _shared_labels(ids, canonical_ids(candidate_ids, "candidate_ids"), dtype)
+        shared = _shared_labels(
+            ids, canonical_ids(candidate_ids, "candidate_ids"), dtype
+        )
     else:
         shared = tf.zeros_like(positives, dtype)
     weight = shared if positives is None else tf.cast(positives, dtype)
@@ -61,7 +62,9 @@ def match(
         columns = tf.range(tf.shape(weight)[1], dtype=tf.int64)
         exists &= columns[None, :] != tf.cast(self_index, tf.int64)[:, None]
     if candidate_mask is not None:
-        exists &= tf.cast(candidate_mask, tf.bool)  # [columns] broadcasts over the anchors
+        exists &= tf.cast(
+            candidate_mask, tf.bool
+        )  # [columns] broadcasts over the anchors
     if negative_only is not None:
         negative_only = tf.cast(negative_only, tf.bool)[None, :]
         exists &= ~(negative_only & (shared > 0))
@@ -73,13 +76,16 @@ def canonical_ids(ids, name: str) -> tf.Tensor:
     """Ids as int64 `[n]`, or multi-hot labels as they are, `[n, classes]`."""
     ids = tf.convert_to_tensor(ids)
     rank = ids.shape.rank
-    if rank not in (None, 1, 2) or (rank == 1 and not ids.dtype.is_integer):
+    wide = rank == 2 and ids.shape[1] not in (None, 1)
+    if rank not in (None, 1, 2) or (wide if ids.dtype.is_integer else rank == 1):
         raise ValueError(
-            f"`{name}` must be integers of shape (n,), or multi-hot labels of shape (n, classes). "
+            f"`{name}` must be integers of shape (n,), or multi-hot float or bool labels of shape (n, classes). "
             f"Received: {name}.shape={shape_text(ids.shape)}, {name}.dtype={ids.dtype.name}."
         )
-    if ids.dtype.is_integer and (rank != 2 or ids.shape[1] in (None, 1)):
-        return tf.reshape(tf.cast(ids, tf.int64), [-1])  # Keras 2.15 hands labels over as (n, 1)
+    if ids.dtype.is_integer:
+        return tf.reshape(
+            tf.cast(ids, tf.int64), [-1]
+        )  # Keras 2.15 hands labels over as (n, 1)
     return ids
 
 
@@ -91,29 +97,62 @@ def _shared_labels(ids, candidate_ids, dtype) -> tf.Tensor:
             f"ids.shape={shape_text(ids.shape)}, candidate_ids.shape={shape_text(candidate_ids.shape)}."
         )
     if ids.shape.rank == 2:
-        return tf.matmul(tf.cast(ids, dtype), tf.cast(candidate_ids, dtype), transpose_b=True)
+        return tf.matmul(
+            tf.cast(ids, dtype), tf.cast(candidate_ids, dtype), transpose_b=True
+        )
     same = (ids[:, None] == candidate_ids[None, :]) & (ids[:, None] != -1)
     return tf.cast(same, dtype)
 
 
-def check_sets(ids, embeddings, candidates=None, candidate_ids=None, positives=None):
-    """Check and convert the tensors of a loss over sets.
-
-    Returns:
-        Embeddings and candidates (or None), float64 for float64 embeddings, else float32.
+def check_sets(
+    ids,
+    embeddings,
+    *,
+    candidates=None,
+    candidate_ids=None,
+    self_index=None,
+    candidate_mask=None,
+    negative_only=None,
+    positives=None,
+    candidate_log_probability=None,
+) -> None:
+    """Check the static shapes of the arguments of a loss over sets.
 
     Raises:
         ValueError: A rank or length is known to be wrong, or candidates come without a way to match them.
     """
-    embeddings = as_real(embeddings)
+    embeddings = tf.convert_to_tensor(embeddings)
     check_rank(2, embeddings=embeddings)
     _check_length(tf.convert_to_tensor(ids), embeddings, "ids", "embeddings")
-    if candidates is None:
-        if candidate_ids is not None:
-            raise ValueError("`candidate_ids` needs `candidates`. Received: candidates=None.")
-        return embeddings, None
-    candidates = tf.cast(as_real(candidates), embeddings.dtype)
-    check_rank(2, candidates=candidates)
+    columns, columns_name = embeddings, "embeddings"
+    if candidates is not None:
+        columns, columns_name = tf.convert_to_tensor(candidates), "candidates"
+        check_rank(2, candidates=columns)
+        _check_candidates(embeddings, columns, candidate_ids, positives)
+    elif candidate_ids is not None:
+        raise ValueError(
+            "`candidate_ids` needs `candidates`. Received: candidates=None."
+        )
+    if self_index is not None:
+        _check_shape("self_index", self_index, [(embeddings, "embeddings")])
+    of_columns = [(columns, columns_name)]
+    for name, given in (
+        ("negative_only", negative_only),
+        ("candidate_log_probability", candidate_log_probability),
+    ):
+        if given is not None:
+            _check_shape(name, given, of_columns)
+    of_pairs = [(embeddings, "embeddings"), *of_columns]
+    if positives is not None:
+        _check_shape("positives", positives, of_pairs)
+    if candidate_mask is not None:
+        rank = tf.convert_to_tensor(candidate_mask).shape.rank
+        _check_shape(
+            "candidate_mask", candidate_mask, of_columns if rank == 1 else of_pairs
+        )
+
+
+def _check_candidates(embeddings, candidates, candidate_ids, positives) -> None:
     if not candidates.shape[1:].is_compatible_with(embeddings.shape[1:]):
         raise ValueError(
             "`embeddings` and `candidates` must have the same width. Received: embeddings.shape="
@@ -127,7 +166,18 @@ def check_sets(ids, embeddings, candidates=None, candidate_ids=None, positives=N
     if candidate_ids is not None:
         candidate_ids = tf.convert_to_tensor(candidate_ids)
         _check_length(candidate_ids, candidates, "candidate_ids", "candidates")
-    return embeddings, candidates
+
+
+def _check_shape(name: str, given, axes: list) -> None:
+    """Raise unless `given` has one axis for the rows of each tensor of `axes`, as far as that is known."""
+    shape = tf.convert_to_tensor(given).shape
+    wanted = tf.TensorShape([tensor.shape[0] for tensor, _ in axes])
+    if not shape.is_compatible_with(wanted):
+        sides = ", ".join(f"rows of `{rows_name}`" for _, rows_name in axes)
+        raise ValueError(
+            f"`{name}` must have shape ({sides}): {shape_text(wanted)}. "
+            f"Received: {name}.shape={shape_text(shape)}."
+        )
 
 
 def _check_length(ids, rows, name: str, rows_name: str) -> None:

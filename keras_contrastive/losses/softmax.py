@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive._checks import check_positive
-from keras_contrastive._numerics import normalize_rows
+from keras_contrastive._numerics import as_scalar, normalize_rows
 from keras_contrastive.losses._base import ContrastiveLossBase
 from keras_contrastive.losses.sets import check_sets, match
 
@@ -99,10 +99,24 @@ def _nt_xent(
     candidate_log_probability=None,
 ):
     check_positive(temperature=temperature)
-    # Normalised before the cast to float32: the floor for tiny rows depends on the dtype they came in.
-    check_sets(ids, embeddings, candidates, candidate_ids, positives)
+    # Normalised before any cast to float32: the floor for tiny rows depends on the dtype they came in.
+    check_sets(
+        ids,
+        embeddings,
+        candidates=candidates,
+        candidate_ids=candidate_ids,
+        self_index=self_index,
+        candidate_mask=candidate_mask,
+        negative_only=negative_only,
+        positives=positives,
+        candidate_log_probability=candidate_log_probability,
+    )
     anchors = normalize_rows(embeddings)
-    columns = anchors if candidates is None else tf.cast(normalize_rows(candidates), anchors.dtype)
+    columns = (
+        anchors
+        if candidates is None
+        else tf.cast(normalize_rows(candidates), anchors.dtype)
+    )
     exists, weight = match(
         ids,
         candidate_ids=candidate_ids,
@@ -113,11 +127,15 @@ def _nt_xent(
         num_candidates=None if candidates is None else tf.shape(columns)[0],
         dtype=anchors.dtype,
     )
-    logits = tf.matmul(anchors, columns, transpose_b=True) / tf.cast(temperature, anchors.dtype)  # (n, columns)
+    logits = tf.matmul(anchors, columns, transpose_b=True) / as_scalar(
+        temperature, anchors.dtype
+    )  # (n, columns)
     if candidate_log_probability is not None:
         logits -= tf.cast(candidate_log_probability, logits.dtype)[None, :]
     # A large finite number, not -inf: a row without columns then has a finite gradient.
-    normalizer = tf.reduce_logsumexp(tf.where(exists, logits, logits.dtype.min / 4), axis=1)  # (n,)
+    normalizer = tf.reduce_logsumexp(
+        tf.where(exists, logits, logits.dtype.min / 4), axis=1
+    )  # (n,)
     total = tf.reduce_sum(weight, axis=1)
     surprise = tf.where(weight > 0, normalizer[:, None] - logits, tf.zeros_like(logits))
     values = tf.math.divide_no_nan(tf.reduce_sum(weight * surprise, axis=1), total)

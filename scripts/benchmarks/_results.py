@@ -14,14 +14,20 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("tensorflow", "keras", "numpy")
 
 
-def write(name: str, values: dict, *, command: str | None = None, seed: int = 0) -> Path:
+def write(
+    name: str, values: dict, *, command: str | None = None, seed: int = 0
+) -> Path:
     """Write `results/NAME.json`: the values, with command, seed, versions and machine."""
     arguments = [Path(sys.argv[0]).name, *sys.argv[1:]]
     record = {
         "command": command or f"python scripts/benchmarks/{shlex.join(arguments)}",
         "seed": seed,
         "versions": {"python": platform.python_version(), **_versions()},
-        "machine": {"cpus": len(os.sched_getaffinity(0)), "processor": _processor(), "gpu": "none"},
+        "machine": {
+            "cpus": len(os.sched_getaffinity(0)),
+            "processor": _processor(),
+            "gpu": "none",
+        },
         **values,
     }
     path = RESULTS / f"{name}.json"

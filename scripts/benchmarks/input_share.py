@@ -13,35 +13,50 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from _console import import_quietly
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--encoder", default="small_resnet", help="default: small_resnet")
-    parser.add_argument("--image-size", type=int, default=32, help="pixels (default: 32)")
-    parser.add_argument("--batch-size", type=int, default=256, help="images (default: 256)")
-    parser.add_argument("--steps", type=int, default=8, help="steps in a measurement (default: 8)")
-    parser.add_argument("--repeats", type=int, default=7, help="measurements of each (default: 7)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--encoder", default="small_resnet", help="default: small_resnet"
+    )
+    parser.add_argument(
+        "--image-size", type=int, default=32, help="pixels (default: 32)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=256, help="images (default: 256)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=8, help="steps in a measurement (default: 8)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=7, help="measurements of each (default: 7)"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
+    from _console import import_quietly
+
     import_quietly()
     import _results
     import keras
     import numpy as np
+    import tensorflow as tf
 
     import keras_contrastive as kc
 
     size, batch_size = args.image_size, args.batch_size
     shape = (size, size, 3)
     rng = np.random.default_rng(0)
-    part = kc.data.Part(rng.integers(0, 256, (batch_size * args.steps, *shape), dtype=np.uint8))
+    part = kc.data.Part(
+        rng.integers(0, 256, (batch_size * args.steps, *shape), dtype=np.uint8)
+    )
     recipe = kc.augment.simclr(size)
     keras.utils.set_random_seed(0)
     encoder = kc.encoders.get(args.encoder)(shape)
@@ -54,9 +69,9 @@ def main(argv=None):
     real = kc.recipes.simclr(encoder, augment=recipe)
     ready = kc.recipes.simclr(encoder, augment_on="pipeline")
     images, ids = next(iter(kc.data.batches(part, batch_size)))
-    views = np.rint(kc.augment.views(images, 2, recipe, 0, 0).numpy() * 255).astype(np.uint8)
-    import tensorflow as tf
-
+    views = np.rint(kc.augment.views(images, 2, recipe, 0, 0).numpy() * 255).astype(
+        np.uint8
+    )
     cases = {
         "real": (real, kc.data.batches(part, batch_size)),
         "ready": (ready, tf.data.Dataset.from_tensors((views, ids)).repeat()),
@@ -69,9 +84,14 @@ def main(argv=None):
             times[name].append(step_time(*case))
     medians = {name: statistics.median(values) for name, values in times.items()}
     share = 1 - medians["ready"] / medians["real"]
-    print(f"step {1e3 * medians['real']:.1f} ms, on ready views {1e3 * medians['ready']:.1f} ms: {share:.1%}")
+    print(
+        f"step {1e3 * medians['real']:.1f} ms, on ready views {1e3 * medians['ready']:.1f} ms: {share:.1%}"
+    )
     options = {"encoder": args.encoder, "image_size": size, "batch_size": batch_size}
-    _results.write("input_share", {**options, "median_seconds": medians, "share": share, "seconds": times})
+    _results.write(
+        "input_share",
+        {**options, "median_seconds": medians, "share": share, "seconds": times},
+    )
     return 0
 
 

@@ -20,10 +20,17 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 def digits() -> str:
     """Few-label accuracy on digits, one row a representation."""
     result = _results.read("run_digits")
-    rows = ["| representation | 1 label per class | 5 labels | 10 labels | kNN, all labels |", "|---|---|---|---|---|"]
+    rows = [
+        "| representation | 1 label per class | 5 labels | 10 labels | kNN, all labels |",
+        "|---|---|---|---|---|",
+    ]
     for name, counts in result["few_label"].items():
-        cells = [f"{100 * c['mean']:.1f} ± {100 * c['std']:.1f}" for c in counts.values()]
-        rows.append(f"| {name} | {' | '.join(cells)} | {100 * result['knn'][name]:.1f} |")
+        cells = [
+            f"{100 * c['mean']:.1f} ± {100 * c['std']:.1f}" for c in counts.values()
+        ]
+        rows.append(
+            f"| {name} | {' | '.join(cells)} | {100 * result['knn'][name]:.1f} |"
+        )
     return "\n".join([*rows, "", _how(result)])
 
 
@@ -40,12 +47,23 @@ def real_images() -> str:
         ("run_photos", "Caltech-101, 12 classes, folder with ten broken files"),
     ):
         result = _results.read(name)
-        knn = [f"{100 * result['knn'][part]:.1f}" for part in ("pixels", "untrained", "trained")]
+        knn = [
+            f"{100 * result['knn'][part]:.1f}"
+            for part in ("pixels", "untrained", "trained")
+        ]
         knn[-1] = f"**{knn[-1]}**"
         few = result["few_label"]["trained"]["10"]
         size = f"{result['image_shape'][0]} px"
-        cells = [title, size, f"{result['epochs']}", f"{result['seconds'] / 60:.1f} min", *knn]
-        rows.append(f"| {' | '.join(cells)} | {100 * few['mean']:.1f} ± {100 * few['std']:.1f} |")
+        cells = [
+            title,
+            size,
+            f"{result['epochs']}",
+            f"{result['seconds'] / 60:.1f} min",
+            *knn,
+        ]
+        rows.append(
+            f"| {' | '.join(cells)} | {100 * few['mean']:.1f} ± {100 * few['std']:.1f} |"
+        )
         commands.append(f"- {title}: `{result['command']}`")
     return "\n".join([*rows, "", _machine(result) + " Commands:", "", *commands])
 
@@ -83,18 +101,24 @@ def filled(text: str) -> str:
     def block(found):
         return f"{found[1]}\n{TABLES[found[2]]()}\n<!-- end -->"
 
-    return re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", block, text, flags=re.DOTALL)
+    return re.sub(
+        r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", block, text, flags=re.DOTALL
+    )
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="change nothing")
     args = parser.parse_args(argv)
     text = README.read_text()
     if filled(text) == text:
         return 0
     if args.check:
-        print("README.md does not show the results as they are: run scripts/benchmarks/readme_tables.py")
+        print(
+            "README.md does not show the results as they are: run scripts/benchmarks/readme_tables.py"
+        )
         return 1
     README.write_text(filled(text))
     return 0

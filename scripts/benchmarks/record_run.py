@@ -13,14 +13,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import _results
 
-OPTIONS = ("data", "method", "encoder", "epochs", "batch_size", "image_size", "temperature", "seed")
+OPTIONS = (
+    "data",
+    "method",
+    "encoder",
+    "epochs",
+    "batch_size",
+    "image_size",
+    "temperature",
+    "seed",
+)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("run", metavar="RUN", help="a finished run folder")
     parser.add_argument("--name", required=True, help="name of the result")
-    parser.add_argument("--command", required=True, help="the command that made the run")
+    parser.add_argument(
+        "--command", required=True, help="the command that made the run"
+    )
     args = parser.parse_args(argv)
     config = json.loads((Path(args.run) / "config.json").read_text())
     metrics = json.loads((Path(args.run) / "metrics.json").read_text())
@@ -28,7 +41,9 @@ def main(argv=None):
     metrics.pop("history")
     values = {
         **{name: config[name] for name in (*OPTIONS, "train_images", "image_shape")},
-        "skipped_files": len(skipped.read_text().splitlines()) if skipped.exists() else 0,
+        "skipped_files": len(skipped.read_text().splitlines())
+        if skipped.exists()
+        else 0,
         **metrics,
     }
     print(_results.write(args.name, values, command=args.command, seed=config["seed"]))
