@@ -19,6 +19,7 @@ def simclr(
     temperature: float = 0.5,
     learning_rate: float = 1e-3,
     projection_dim: int = 128,
+    projection_layers: int = 2,
     augment=None,
     augment_on: str = "auto",
     steps: int | None = None,
@@ -31,6 +32,7 @@ def simclr(
         temperature: Float > 0 of the NT-Xent loss; smaller weighs hard negatives more.
         learning_rate: Float > 0 of Adam; the largest of the schedule where `steps` is given.
         projection_dim: Width of the projections.
+        projection_layers: Dense layers of the head: 1 is a linear head, 2 the paper's.
         augment: `augment.Recipe`; None: `augment.simclr` at the encoder's image size.
         augment_on: `"step"` (in the training step; `"auto"` is the same) or `"pipeline"`: the model is built
             without the recipe, which belongs into the dataset: `augment.map_dataset(dataset, recipe)`.
@@ -52,7 +54,11 @@ def simclr(
     model = ContrastiveModel(
         encoder,
         losses.NTXentLoss(temperature),
-        head=heads.mlp(projection_dim, hidden_dim=encoder.output_shape[-1]),
+        head=heads.mlp(
+            projection_dim,
+            hidden_dim=encoder.output_shape[-1],
+            num_layers=projection_layers,
+        ),
         augment=_recipe_in_step(augment, augment_on, encoder, augmentation.simclr),
         seed=seed,
     )
@@ -116,7 +122,9 @@ class RecipeEntry(NamedTuple):
 
 
 RECIPES: dict[str, RecipeEntry] = {
-    "simclr": RecipeEntry(simclr, data.batches, 100, 128, ("temperature",)),
+    "simclr": RecipeEntry(
+        simclr, data.batches, 100, 128, ("temperature", "projection_layers")
+    ),
     "siamese": RecipeEntry(siamese, data.triplets, 100, 128, ("margin",)),
 }
 

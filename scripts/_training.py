@@ -11,6 +11,7 @@ from _progress import RunHistory, TrainingProgress
 
 import keras_contrastive as kc
 
+SMALL_IMAGE = 32  # pixels: up to here, auto takes the weaker crops and colours
 PROBE_IMAGES = 1000  # how many training images the kNN during training looks at
 
 
@@ -20,7 +21,8 @@ class Job:
     def __init__(self, options):
         self.method = kc.recipes.get(options["method"])
         make_encoder = kc.encoders.get(options["encoder"])
-        make_recipe = kc.augment.get(_augment_name(options))
+        if options["augment"] != "auto":
+            kc.augment.get(options["augment"])
         keras.mixed_precision.set_global_policy(options["precision"])
         self.source = source = kc.data.load(
             options["data"], image_size=options["image_size"], seed=options["seed"]
@@ -30,8 +32,9 @@ class Job:
             "epochs": options["epochs"] or self.method.epochs,
             "batch_size": options["batch_size"]
             or min(self.method.batch_size, len(source.train)),
-            "augment": _augment_name(options),
+            "augment": _augment_name(options, source.train.image_shape[0]),
         }
+        _check_images(source.train.image_shape)
         if not 2 <= options["batch_size"] <= len(source.train):
             raise Failure(
                 f"--batch-size must be from 2 to the number of training images, {len(source.train)}. "
@@ -40,7 +43,7 @@ class Job:
         self.steps = len(source.train) // options["batch_size"]
         keras.utils.set_random_seed(options["seed"])
         encoder = make_encoder(source.train.image_shape)
-        self.recipe = make_recipe(source.train.image_shape[0])
+        self.recipe = kc.augment.get(options["augment"])(source.train.image_shape[0])
         self.model = self.method.make(
             encoder,
             learning_rate=options["learning_rate"],
@@ -252,11 +255,23 @@ def measure_run(folder, data: str | None) -> dict:
     )
 
 
-def _augment_name(options) -> str:
-    """The recipe's name; auto: by whether mirrored and recoloured images would still be what they are."""
+def _check_images(shape) -> None:
+    """Refuse before the training what could not be drawn and exported after it."""
+    height, width, channels = shape
+    if height != width or channels not in (1, 3):
+        raise Failure(
+            "Images must be square, with 1 or 3 channels; --image-size S makes them square. "
+            f"Received: {height} x {width} with {channels} channels."
+        )
+
+
+def _augment_name(options, image_size: int) -> str:
+    """The recipe's name; auto: digits are never mirrored or recoloured, small images lose less."""
     if options["augment"] != "auto":
         return options["augment"]
-    return "digits" if options["data"] in ("digits", "mnist") else "simclr"
+    if options["data"] in ("digits", "mnist"):
+        return "digits"
+    return "simclr_small" if image_size <= SMALL_IMAGE else "simclr"
 
 
 def _show_next(folder):

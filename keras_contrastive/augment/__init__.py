@@ -12,6 +12,7 @@
 | recipe | what |
 |---|---|
 | `simclr(image_size, strength)` | crop, flip, jitter, grayscale, blur above 32 pixels |
+| `simclr_small(image_size)` | the same with weaker crop and colour |
 | `digits(image_size)` | affine |
 
 `views(images, n, recipe, seed, step)` draws a `Recipe`, a list of these, of Keras layers and of functions of a batch.
@@ -39,7 +40,7 @@ from keras_contrastive.augment.geometry import (
 )
 from keras_contrastive.augment.operation import Operation
 from keras_contrastive.augment.recipe import Recipe, views
-from keras_contrastive.augment.recipes import RECIPES, digits, get, simclr
+from keras_contrastive.augment.recipes import RECIPES, digits, get, simclr, simclr_small
 
 __all__ = [
     "RECIPES",
@@ -63,6 +64,7 @@ __all__ = [
     "get",
     "map_dataset",
     "simclr",
+    "simclr_small",
     "to_grayscale",
     "views",
 ]

@@ -52,6 +52,27 @@ def simclr(
     return Recipe(operations)
 
 
+def simclr_small(image_size: int) -> Recipe:
+    """SimCLR's views for small images and short runs: half the colour, and crops of 30 to 100 % of the image.
+
+    The paper halves the colour on CIFAR-10. Its smallest crops, 8 % of the image, are 9 pixels of 32 on a side,
+    and take more epochs than a run of minutes has.
+
+    Args:
+        image_size: Height and width of the views.
+
+    Returns:
+        A `Recipe` of two views: `simclr(image_size, 0.5, area=(0.3, 1.0))`.
+
+    Raises:
+        ValueError: `image_size` is not an integer >= 1.
+
+    Reference:
+        Chen et al., 2020, A Simple Framework for Contrastive Learning of Visual Representations, B.9.
+    """
+    return simclr(image_size, 0.5, area=(0.3, 1.0))
+
+
 def digits(
     image_size: int,
     *,
@@ -83,7 +104,7 @@ def digits(
     )
 
 
-RECIPES = {"digits": digits, "simclr": simclr}
+RECIPES = {"digits": digits, "simclr": simclr, "simclr_small": simclr_small}
 
 
 def get(name: str):
