@@ -22,7 +22,7 @@ class TrainingProgress(keras.callbacks.Callback):
     def __init__(self, steps: int, epochs: int, done: int):
         super().__init__()
         self.steps, self.epochs, self.done = steps, epochs, done
-        self._start, self._first = time.monotonic(), done
+        self._start = None  # set after the first epoch, in which everything is compiled
         self._every = max(1, epochs // LINES)
         self._bar = None
         if sys.stderr.isatty():
@@ -48,13 +48,12 @@ class TrainingProgress(keras.callbacks.Callback):
             self._bar.update(self._task, completed=self.done, description=text)
 
     def on_epoch_end(self, epoch, logs=None):
+        if self._start is None:
+            self._start, self._first = time.monotonic(), self.done
         last = epoch + 1 == self.epochs
         if not self._bar and ((epoch + 1) % self._every == 0 or epoch == 0 or last):
-            print(
-                f"{self._describe(epoch, logs)}  {self._left()}",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{self._describe(epoch, logs)}  {self._left()}".rstrip()
+            print(line, file=sys.stderr, flush=True)
 
     def close(self):
         """Take the bar down; also after an interruption."""
@@ -74,7 +73,9 @@ class TrainingProgress(keras.callbacks.Callback):
         )
 
     def _left(self) -> str:
-        per_step = (time.monotonic() - self._start) / max(1, self.done - self._first)
+        if self.done == self._first:
+            return ""
+        per_step = (time.monotonic() - self._start) / (self.done - self._first)
         return f"about {per_step * (self.steps * self.epochs - self.done):.0f} s left"
 
 
