@@ -3,6 +3,8 @@ PYTHON ?= python3
 # The first Python of 3.11, 3.10, 3.9 that really runs: a version manager's shim may only print an error.
 PYTHON_ADDONS ?= $(shell for v in 3.11 3.10 3.9; do \
 	python$$v -c "import venv" 2>/dev/null && { echo python$$v; break; }; done)
+# Two processes, a file of tests in one of them.
+PARALLEL := -n 2 --dist loadfile
 BIN := .venv/bin
 ADDONS := .venv-addons/bin
 .DEFAULT_GOAL := help
@@ -17,11 +19,11 @@ train: venv ## Train on scikit-learn's digits: table, pictures and a SavedModel 
 
 .PHONY: test
 test: venv ## Run the main suite (TensorFlow 2.21, Keras 3)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 .PHONY: test-addons
 test-addons: .venv-addons/.installed ## Run the suite on TensorFlow 2.15, Keras 2.15, tensorflow-addons
-	$(ADDONS)/python -m pytest -q
+	$(ADDONS)/python -m pytest -q $(PARALLEL)
 
 .PHONY: lint
 lint: venv ## Check style and formatting

@@ -32,7 +32,9 @@ class ContrastiveModel(keras.Model):
         loss: `ContrastiveLossLayer`, or a loss that gets wrapped in one.
         head: Layer from features to projections, as of `heads.mlp`; None: the features are compared.
         predictor: Layer from projections to predictions of the same width, or None.
-        target: `targets` layer that makes what the embeddings are compared with, or None.
+        target: Layer that makes what the embeddings are compared with, or None: `build_like(encoder, head)`
+            makes its weights, `call(images, projections, training)` gives targets `(batch * views, dim)`, which
+            get no gradient, and `update(encoder, head)` is called after every update of the weights.
         augment: `augment.Recipe` or a list of operations, drawn in the training step; a rank-4 batch becomes `augment.num_views`
             views, of a rank-5 batch every image is drawn once. None: the second axis of the input is views.
         normalize: Whether `model(images)` gives features of unit length.

@@ -193,14 +193,11 @@ def _data_name(spec: str) -> str:
     kind, _, argument = spec.partition(":")
     if not argument:
         return kind
-    path = Path(argument)
-    return (
-        path.stem
-        if kind == "npz"
-        else path.resolve().name
-        if kind == "folder"
-        else argument
-    )
+    if kind == "npz":
+        return Path(argument).stem
+    if kind == "folder":
+        return Path(argument).resolve().name
+    return argument.replace("/", "-")
 
 
 if __name__ == "__main__":

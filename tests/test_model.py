@@ -215,6 +215,52 @@ def test_learned_temperature_is_trained_and_saved(tmp_path):
     assert float(loaded.loss_layer.temperature) == learned
 
 
+@keras.saving.register_keras_serializable("tests")
+class CountedProjections(keras.layers.Layer):
+    """A target: the projections themselves, and a count of the updates."""
+
+    def build_like(self, encoder, head):
+        self.updates = self.add_weight(
+            name="updates", shape=(), initializer="zeros", trainable=False
+        )
+        self.built = True
+
+    def call(self, images, projections, training=False):
+        return projections
+
+    def update(self, encoder, head):
+        self.updates.assign_add(1.0)
+
+
+def test_predictor_is_trained_towards_targets_without_a_gradient(tmp_path):
+    model = small_model(
+        predictor=keras.layers.Dense(8, use_bias=False), target=CountedProjections()
+    )
+    views = model.make_views(images(16), 0)
+    with tf.GradientTape() as tape:
+        embeddings, targets = model.embed(views, training=True)
+        loss = tf.reduce_sum(targets)
+    assert embeddings.shape == targets.shape == (16, 2, 8)
+    assert tape.gradient(loss, model.trainable_variables) == [None] * len(
+        model.trainable_variables
+    )
+    before = model.predictor.get_weights()[0]
+    model.fit(dataset(), epochs=2, verbose=0, shuffle=False)
+    assert np.any(model.predictor.get_weights()[0] != before)
+    assert float(model.target.updates.numpy()) == 4
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one, other in zip(weights_of(model), weights_of(loaded)):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_arrays_fit_like_a_dataset():
+    history = small_model().fit(
+        images(), np.arange(32), batch_size=16, epochs=2, verbose=0
+    )
+    assert history.history["loss"][1] < history.history["loss"][0]
+
+
 def test_queue_of_negatives_fills_in_training_alone_and_is_saved(tmp_path):
     layer = kc.ContrastiveLossLayer(
         kc.losses.NTXentLoss(0.5), negatives=kc.negatives.EmbeddingQueue(100)
