@@ -67,7 +67,7 @@ class RunCheckpoint(keras.callbacks.Callback):
             raise ValueError(
                 f"The checkpoint '{newest}' does not fit this model: {reason}"
             ) from error
-        self._sums = [np.array(sums) for sums in self._metric_variables()]
+        self._sums = [sums.numpy() for sums in self._metric_variables()]
         return self.step
 
     @property
