@@ -75,7 +75,8 @@ def import_quietly() -> None:
 
         import keras_contrastive  # noqa: F401
 
-        tf.zeros([]).numpy()  # the first operation makes remarks of its own
+        # The first operation and the first compilation make remarks of their own.
+        tf.function(tf.negative, jit_compile=True)(tf.zeros([])).numpy()
     warnings.showwarning = _one_line_warning
 
 
@@ -97,6 +98,8 @@ def _stderr_held_back():
 
 
 def _one_line_warning(message, category, filename, lineno, file=None, line=None):
+    if issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
+        return  # for the developers of what we stand on
     print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
 
 

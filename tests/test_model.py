@@ -56,7 +56,6 @@ PLAIN, XLA = {}, {"jit_compile": True}
         ("float32", {"run_eagerly": True}),
         ("float32", {"steps_per_execution": 2}),
         ("mixed_bfloat16", PLAIN),
-        ("mixed_bfloat16", XLA),
         ("mixed_float16", PLAIN),
         ("mixed_float16", XLA),
     ],
@@ -220,8 +219,8 @@ class CountedProjections(keras.layers.Layer):
     """A target: the projections themselves, and a count of the updates."""
 
     def build_like(self, encoder, head):
-        self.updates = self.add_weight(
-            name="updates", shape=(), initializer="zeros", trainable=False
+        self.num_updates = self.add_weight(
+            name="num_updates", shape=(), initializer="zeros", trainable=False
         )
         self.built = True
 
@@ -229,7 +228,7 @@ class CountedProjections(keras.layers.Layer):
         return projections
 
     def update(self, encoder, head):
-        self.updates.assign_add(1.0)
+        self.num_updates.assign_add(1.0)
 
 
 def test_predictor_is_trained_towards_targets_without_a_gradient(tmp_path):
@@ -247,7 +246,7 @@ def test_predictor_is_trained_towards_targets_without_a_gradient(tmp_path):
     before = model.predictor.get_weights()[0]
     model.fit(dataset(), epochs=2, verbose=0, shuffle=False)
     assert np.any(model.predictor.get_weights()[0] != before)
-    assert float(model.target.updates.numpy()) == 4
+    assert float(model.target.num_updates.numpy()) == 4
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for one, other in zip(weights_of(model), weights_of(loaded)):
