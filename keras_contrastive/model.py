@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive import augment as augmentation
+from keras_contrastive._checks import shape_text
 from keras_contrastive._compat import scale_loss, unscale_gradients
 from keras_contrastive._numerics import normalize_rows
 from keras_contrastive.layers import VALIDATION_STEP, ContrastiveLossLayer
@@ -53,7 +54,7 @@ class ContrastiveModel(keras.Model):
         ...     augment=kc.augment.simclr(32),
         ... )
         >>> model.compile(optimizer=keras.optimizers.Adam(1e-3))
-        >>> model.fit(kc.data.batches(source.train, 256), epochs=10)
+        >>> model.fit(kc.data.batches(source.train, 256), epochs=10, shuffle=False)
     """
 
     def __init__(
@@ -102,11 +103,7 @@ class ContrastiveModel(keras.Model):
 
     def build(self, input_shape):
         """Build every part, so that a loaded file finds the weights of those that only training calls."""
-        if not self.encoder.built:
-            self.encoder.build(self._image_batch_shape(input_shape))
-        shape = tuple(
-            self.encoder.compute_output_shape(self._image_batch_shape(input_shape))
-        )
+        shape = (None, self._feature_dim(input_shape))
         for part in (self.head, self.predictor):
             if part is not None:
                 if not part.built:
@@ -118,14 +115,14 @@ class ContrastiveModel(keras.Model):
             self.target.build_like(self.encoder, self.head)
         self.built = True
 
-    def _image_batch_shape(self, input_shape) -> tuple:
-        """The shape of one batch of images: without the axis of views where `augment` does not make them."""
-        input_shape = tuple(input_shape)
-        known = getattr(self.encoder, "input_shape", None)
-        if known is not None:
-            return tuple(known)
+    def _feature_dim(self, input_shape) -> int:
+        """The width of the features; a subclassed encoder, which cannot tell, is called once on zeros."""
+        known = getattr(self.encoder, "output_shape", None)
+        if self.encoder.built and known is not None:
+            return known[-1]
         has_views = self.augment is None or len(input_shape) == 5
-        return (input_shape[0], *input_shape[2:]) if has_views else input_shape
+        image_shape = tuple(input_shape)[2:] if has_views else tuple(input_shape)[1:]
+        return self.encoder(tf.zeros((1, *image_shape)), training=False).shape[-1]
 
     @property
     def metrics(self):
@@ -145,6 +142,11 @@ class ContrastiveModel(keras.Model):
         return _unflat_views(features, images) if has_views else features
 
     def train_step(self, data):
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            raise ValueError(
+                "ContrastiveModel does not train on several replicas yet: each would see its own negatives "
+                "and the same draws. Compile it outside the strategy's scope."
+            )
         images, ids, sample_weight = _unpack(data)
         views = self.make_views(images, tf.convert_to_tensor(self.step))
         with tf.GradientTape() as tape:
@@ -167,8 +169,23 @@ class ContrastiveModel(keras.Model):
     def make_views(self, images, step) -> tf.Tensor:
         """The views that the loss compares: `(batch, views, ...)`, drawn from the model's seed and `step`."""
         if self.augment is None:
+            self._check_views(images)
             return images
+        if images.dtype != tf.uint8:
+            raise ValueError(
+                "`images` must be uint8, 0..255, where the model makes the views. Received: images.dtype="
+                f"{images.dtype.name}. Convert them: `data.Part` takes floats in 0..1 as well."
+            )
         return augmentation.views(images, None, self.augment, self.seed, step)
+
+    def _check_views(self, views) -> None:
+        shape = getattr(self.encoder, "input_shape", None)
+        if shape is not None and views.shape.rank not in (None, len(shape) + 1):
+            raise ValueError(
+                "With `augment=None` a batch must have its views on the second axis: rank "
+                f"{len(shape) + 1}. Received: shape={shape_text(views.shape)}. Map the recipe over the dataset "
+                "(`augment.map_dataset`), or give the model `augment`."
+            )
 
     def embed(self, views, *, training) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Embeddings `(batch, views, dim)` of all views in one batch, and targets or None."""

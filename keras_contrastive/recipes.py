@@ -144,7 +144,15 @@ def _recipe_in_step(augment, augment_on: str, encoder, default):
     check_choice("augment_on", augment_on, ("auto", "step", "pipeline"))
     if augment_on == "pipeline":
         return None
-    return default(encoder.input_shape[1]) if augment is None else augment
+    if augment is not None:
+        return augment
+    _, height, width, _ = encoder.input_shape
+    if height is None or height != width:
+        raise ValueError(
+            "`augment` must be given for an encoder of images that are not square of a known size. "
+            f"Received: encoder.input_shape={encoder.input_shape}."
+        )
+    return default(height)
 
 
 def _compiled(

@@ -26,15 +26,19 @@ def measure(
         `{"few_label": {name: {"1": {"mean", "std"}, ...}}, "knn": {name: accuracy}}`, fractions of 1; an empty
         dict where the source has no labels.
     """
-    train_labels, test_labels = source.train.labels, source.test.labels
-    if train_labels is None or test_labels is None:
+    train_rows, test_rows = labelled_rows(source.train), labelled_rows(source.test)
+    if len(train_rows) == 0 or len(test_rows) == 0:
         return {}
+    train_labels, test_labels = (
+        source.train.labels[train_rows],
+        source.test.labels[test_rows],
+    )
     fewest = np.unique(train_labels, return_counts=True)[1].min()
     counts = [count for count in LABELS_PER_CLASS if count <= fewest]
     neighbours = min(NEIGHBOURS, len(train_labels))
     few_label, knn = {}, {}
     for name, (train, test) in features.items():
-        known = (train, train_labels, test, test_labels)
+        known = (train[train_rows], train_labels, test[test_rows], test_labels)
         few_label[name] = {}
         for count in counts:
             found = evaluation.few_label_accuracy(*known, labels_per_class=count)
@@ -43,6 +47,13 @@ def measure(
             *known, k=neighbours, temperature=TEMPERATURE
         )
     return {"few_label": few_label, "knn": knn}
+
+
+def labelled_rows(part: data.Part) -> np.ndarray:
+    """The numbers of the images whose class is known: a label of -1 is none. int64 `(n,)`."""
+    if part.labels is None:
+        return np.arange(0)
+    return np.flatnonzero(part.labels >= 0)
 
 
 def table(measures: dict, *, title: str = "") -> object:
@@ -56,7 +67,7 @@ def table(measures: dict, *, title: str = "") -> object:
         result.add_column(
             f"{count} label{'s' if count != '1' else ''} per class", justify="right"
         )
-    result.add_column(f"kNN (k={NEIGHBOURS}), all labels", justify="right")
+    result.add_column("kNN, all labels", justify="right")
     for name, by_count in measures["few_label"].items():
         cells = [
             f"{100 * by_count[c]['mean']:.1f} ± {100 * by_count[c]['std']:.1f}"

@@ -35,8 +35,8 @@ def run(main) -> int:
         code, message = failure.code, str(failure)
     except (ValueError, OSError) as error:
         code, message = 2, str(error)
-    except FloatingPointError as error:
-        code, message = 1, str(error)
+    except (ImportError, MemoryError) as error:
+        code, message = 1, f"{type(error).__name__}: {error}"
     except KeyboardInterrupt:
         code, message = 130, "Stopped. Nothing was changed after the last line above."
     print(

@@ -99,11 +99,16 @@ class RunHistory(keras.callbacks.Callback):
         self.rows = kept[:first_epoch]
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.monotonic()
+        self._start, self._steps = time.monotonic(), 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._steps += 1
 
     def on_epoch_end(self, epoch, logs=None):
         row = {name: float(value) for name, value in (logs or {}).items()}
-        self.rows.append({**row, "seconds": time.monotonic() - self._start})
+        # Of an epoch that was cut, time and steps are those of its last part.
+        seconds = time.monotonic() - self._start
+        self.rows.append({**row, "seconds": seconds, "steps": self._steps})
         self.folder.write("history.json", self.rows)
 
     def columns(self) -> dict:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
+import zlib
 
 import keras
 import numpy as np
@@ -34,7 +37,7 @@ class Job:
             or min(self.method.batch_size, len(source.train)),
             "augment": _augment_name(options, source.train.image_shape[0]),
         }
-        _check_images(source.train.image_shape)
+        _check_images(source)
         if not 2 <= options["batch_size"] <= len(source.train):
             raise Failure(
                 f"--batch-size must be from 2 to the number of training images, {len(source.train)}. "
@@ -59,7 +62,11 @@ class Job:
     def config(self) -> dict:
         """What makes this run what it is: one that differs in any of it is another."""
         train = self.source.train
-        facts = {"train_images": len(train), "image_shape": list(train.image_shape)}
+        facts = {
+            "train_images": len(train),
+            "image_shape": list(train.image_shape),
+            "images_crc32": zlib.crc32(train.images),
+        }
         return {"version": kc.__version__, **self.options, **facts}
 
     def claim(self, folder):
@@ -92,7 +99,14 @@ class Job:
     def _announce(self, folder):
         options, train, encoder = self.options, self.source.train, self.model.encoder
         size = " x ".join(str(side) for side in train.image_shape)
-        labels = "labelled" if train.labels is not None else "no labels"
+        labelled = [
+            len(kc.report.labelled_rows(part)) for part in (train, self.source.test)
+        ]
+        labels = (
+            "labelled"
+            if all(labelled)
+            else "not both labelled, so nothing to measure by"
+        )
         own = ", ".join(f"{name} {options[name]}" for name in self.method.options)
         note(
             f"data      {options['data']}: {len(train)} images to train on, {len(self.source.test)} to "
@@ -160,9 +174,10 @@ class Job:
     def _probes(self) -> list:
         """kNN on some training images during training: the test part is for the end alone."""
         train = self.source.train
-        some = np.random.default_rng(0).permutation(len(train))[:PROBE_IMAGES]
+        labelled = kc.report.labelled_rows(train)
+        some = np.random.default_rng(0).permutation(labelled)[:PROBE_IMAGES]
         queries, known = np.split(some, [len(some) // 5])
-        if train.labels is None or len(queries) == 0:
+        if len(queries) == 0:
             return []
         probe = kc.callbacks.KNNProbe(
             train.images[known],
@@ -187,21 +202,15 @@ class Job:
         return max(1, self.options["epochs"] // 10)
 
     def _features(self) -> tuple:
-        parts = (self.source.train.images, self.source.test.images)
-        return tuple(
-            self.model.predict(images, batch_size=256, verbose=0) for images in parts
-        )
+        return _features(self.model, self.source)
 
     def _finish(self, folder, history, untrained):
         trained = self._features()
         self.model.save(folder / "model.keras")
         kc.export.save(self.model, folder / "saved_model" / "1")
         self._draw(folder, untrained[1], trained[1])
-        pixels = (self.source.train.images, self.source.test.images)
-        measures = kc.report.measure(
-            self.source, {"pixels": pixels, "untrained": untrained, "trained": trained}
-        )
-        images = len(history.rows) * self.steps * self.options["batch_size"]
+        measures = _measure(self.source, untrained, trained)
+        images = sum(row["steps"] for row in history.rows) * self.options["batch_size"]
         seconds = sum(row["seconds"] for row in history.rows)
         speed = {"seconds": seconds, "images_per_second": images / seconds}
         folder.write(
@@ -239,25 +248,32 @@ def measure_run(folder, data: str | None) -> dict:
             f"The encoder takes images of shape {tuple(shape)}. "
             f"Received: {source.train.image_shape} from {data}."
         )
+    keras.mixed_precision.set_global_policy(config["precision"])
     keras.utils.set_random_seed(config["seed"])
-    untrained = kc.encoders.get(config["encoder"])(tuple(shape))
+    encoder = kc.encoders.get(config["encoder"])(tuple(shape))
+    untrained = kc.ContrastiveModel(encoder, kc.losses.NTXentLoss())
+    return _measure(source, _features(untrained, source), _features(model, source))
+
+
+def _features(model, source) -> tuple:
+    """The features of the train and the test images."""
     parts = (source.train.images, source.test.images)
-    return kc.report.measure(
-        source,
-        {
-            "pixels": parts,
-            "untrained": tuple(
-                untrained.predict(images / np.float32(255), verbose=0)
-                for images in parts
-            ),
-            "trained": tuple(model.predict(images, verbose=0) for images in parts),
-        },
-    )
+    return tuple(model.predict(images, batch_size=256, verbose=0) for images in parts)
 
 
-def _check_images(shape) -> None:
-    """Refuse before the training what could not be drawn and exported after it."""
-    height, width, channels = shape
+def _measure(source, untrained, trained) -> dict:
+    pixels = (source.train.images, source.test.images)
+    representations = {"pixels": pixels, "untrained": untrained, "trained": trained}
+    return kc.report.measure(source, representations)
+
+
+def _check_images(source) -> None:
+    """Refuse before the training what could not be drawn, measured or exported after it."""
+    if len(source.test) < 2:
+        raise Failure(
+            f"There must be two images or more to judge by. Found {len(source.test)} in the test part."
+        )
+    height, width, channels = source.train.image_shape
     if height != width or channels not in (1, 3):
         raise Failure(
             "Images must be square, with 1 or 3 channels; --image-size S makes them square. "
@@ -276,10 +292,11 @@ def _augment_name(options, image_size: int) -> str:
 
 def _show_next(folder):
     here = shlex.quote(str(folder))
+    python = shlex.quote(os.path.relpath(sys.executable))
     print(
         f"\nIn {folder}: embeddings.png, neighbours.png, views.png, model.keras, saved_model/1, metrics.json\n"
         "Next:\n"
-        f"  tensorboard --logdir {here}/tensorboard\n"
-        f"  python scripts/evaluate.py {here}\n"
-        f"  python scripts/export.py {here} --out served/1"
+        f"  {python} -m tensorboard.main --logdir {here}/tensorboard\n"
+        f"  {python} scripts/evaluate.py {here}\n"
+        f"  {python} scripts/export.py {here} --out served/1"
     )

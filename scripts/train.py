@@ -11,12 +11,21 @@ pictures (embeddings.png, neighbours.png, views.png), tensorboard/ and checkpoin
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run without installing
 
-from _console import OneLineParser, import_quietly, integer, note, positive, run
+from _console import (
+    Failure,
+    OneLineParser,
+    import_quietly,
+    integer,
+    note,
+    positive,
+    run,
+)
 from _run_folder import RunFolder
 
 DEFAULTS = {
@@ -162,6 +171,8 @@ def main(argv=None):
     from _training import Job
 
     job = Job(_options(args, folder))
+    if args.resume and not folder.started:
+        note(f"Nothing to resume in '{folder}': starting.")
     folder.open(overwrite=args.overwrite)
     job.claim(folder)
     try:
@@ -169,9 +180,16 @@ def main(argv=None):
     except KeyboardInterrupt:
         job.save_now()
         note(
-            f"Stopped; what was done is saved. Go on: python scripts/train.py --out {folder} --resume"
+            "Stopped; what was done is saved. Go on with:\n"
+            f"  python scripts/train.py --out {shlex.quote(str(folder))} --resume"
         )
         return 130
+    except FloatingPointError as error:
+        raise Failure(str(error), code=1) from error
+    except (
+        Exception
+    ) as error:  # one line instead of a traceback: disk full, out of memory, ...
+        raise Failure(f"{type(error).__name__}: {error}", code=1) from error
     return 0
 
 

@@ -64,16 +64,38 @@ def whole(tmp_path_factory):
     return train(model, tmp_path_factory.mktemp("whole")), weights_of(model)
 
 
-@pytest.mark.parametrize("cut", [1, 5, 8], ids="step{}".format)
-def test_resumed_run_equals_one_never_cut_bit_for_bit(whole, tmp_path, cut):
+@pytest.mark.parametrize(
+    ("cut", "every"),
+    [(1, 2), (5, 2), (8, 2), (7, STEPS), (10, 1)],
+    ids=["first", "epoch", "middle", "every_epoch", "every_step"],
+)
+def test_resumed_run_equals_one_never_cut_bit_for_bit(whole, tmp_path, cut, every):
     with pytest.raises(Cut):
-        train(small_model(), tmp_path, more=[CutAfter(cut)])
+        train(small_model(), tmp_path, every=every, more=[CutAfter(cut)])
     resumed = small_model()
     losses = train(resumed, tmp_path)
     for one, other in zip(whole[1], weights_of(resumed)):
         np.testing.assert_array_equal(one, other)
     # The rows of the history too, that of the cut epoch included.
     assert losses == {epoch: whole[0][epoch] for epoch in losses}
+    assert set(losses) >= {cut // STEPS, 2}
+
+
+def test_nothing_is_saved_between_the_last_step_and_the_end_of_an_epoch(tmp_path):
+    checkpoint = RunCheckpoint(tmp_path, every=STEPS)
+    with pytest.raises(Cut):
+        options = {"callbacks": [checkpoint, CutAfter(STEPS)], "verbose": 0}
+        small_model().fit(kc.data.batches(PART, 8), shuffle=False, **options)
+    checkpoint.save()  # as a script does when it is stopped
+    assert not list(tmp_path.glob("*.index"))
+
+
+def test_directory_of_another_run_is_refused(tmp_path):
+    train(small_model(), tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="holds checkpoints of another run"):
+        small_model().fit(
+            kc.data.batches(PART, 8), callbacks=[RunCheckpoint(tmp_path)], verbose=0
+        )
 
 
 def test_resumed_float16_run_keeps_the_loss_scale(tmp_path):

@@ -304,3 +304,13 @@ def test_load_of_a_folder_in_which_nothing_is_readable_is_refused(tmp_path):
         (tmp_path / f"{k}.jpg").write_text("words")
     with pytest.raises(ValueError, match="Found 3 files, none of which can be read"):
         data.load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "names", [["train", "val"], ["train"], ["cats", "test"]], ids=str
+)
+def test_folders_named_like_parts_are_no_classes(names, tmp_path):
+    for name in names:
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="which are no classes"):
+        data.load(f"folder:{tmp_path}")

@@ -214,6 +214,66 @@ def test_learned_temperature_is_trained_and_saved(tmp_path):
     assert float(loaded.loss_layer.temperature) == learned
 
 
+def test_float16_training_moves_the_weights_as_float32_does():
+    # SGD shows a gradient of the wrong scale, which Adam would hide. Seven steps: the first ones may be skipped
+    # until the loss scale fits.
+    moved = {}
+    for policy in ("float32", "mixed_float16"):
+        keras.mixed_precision.set_global_policy(policy)
+        model = small_model(compiled=False)
+        model.compile(optimizer=keras.optimizers.SGD(0.01))
+        fixed = dataset(32).cache()
+        before = model.head.get_weights()
+        model.fit(fixed, epochs=7, verbose=0, shuffle=False)
+        after = model.head.get_weights()
+        moved[policy] = np.linalg.norm(after[-2] - before[-2])
+    assert 0.5 < moved["mixed_float16"] / moved["float32"] < 1.5
+
+
+@keras.saving.register_keras_serializable("tests")
+class SubclassedEncoder(keras.Model):
+    """An encoder that cannot tell the shape of its features before it is called."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.flatten = keras.layers.Flatten()
+        self.dense = keras.layers.Dense(6)
+
+    def call(self, inputs, training=False):
+        return self.dense(self.flatten(inputs))
+
+    def get_config(self):
+        return {}
+
+
+def test_subclassed_encoder_trains_predicts_and_loads(tmp_path):
+    model = kc.ContrastiveModel(
+        SubclassedEncoder(),
+        kc.losses.NTXentLoss(),
+        head=kc.heads.mlp(4),
+        augment=DIGITS,
+    )
+    model.compile(optimizer=keras.optimizers.Adam(1e-2))
+    model.build((None, 8, 8, 1))
+    model.fit(dataset(), verbose=0, shuffle=False)
+    features = model.predict(images(), verbose=0)
+    assert features.shape == (32, 6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(images(), verbose=0), features)
+
+
+def test_float_images_are_refused_where_views_are_made():
+    floats = tf.data.Dataset.from_tensors((images(4).astype(np.float32), np.arange(4)))
+    with pytest.raises(ValueError, match="`images` must be uint8"):
+        small_model().fit(floats, verbose=0, shuffle=False)
+
+
+def test_batch_without_views_is_refused_where_none_are_made():
+    with pytest.raises(ValueError, match="must have its views on the second axis"):
+        small_model(augment=None).fit(dataset(), verbose=0, shuffle=False)
+
+
 @keras.saving.register_keras_serializable("tests")
 class CountedProjections(keras.layers.Layer):
     """A target: the projections themselves, and a count of the updates."""

@@ -67,6 +67,11 @@ def test_bad_option_is_refused(options, message):
         kc.recipes.simclr(encoder(), **options)
 
 
+def test_encoder_of_images_that_are_not_square_needs_a_recipe():
+    with pytest.raises(ValueError, match="`augment` must be given"):
+        kc.recipes.simclr(kc.encoders.conv_net((8, 12, 1)))
+
+
 def test_views_of_the_pipeline_are_those_of_the_step_rounded():
     recipe = kc.augment.simclr(8)
     dataset = kc.augment.map_dataset(kc.data.batches(PART, 8), recipe, seed=5, step=7)

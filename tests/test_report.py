@@ -31,6 +31,18 @@ def test_columns_that_need_more_images_than_there_are_stay_out():
     assert list(measures["few_label"]["some"]) == ["1", "5"]
 
 
+def test_images_of_unknown_class_are_left_out():
+    labels = np.repeat([0, 1, -1], 12)
+    part = kc.data.Part(np.zeros((36, 4, 4, 1), np.uint8), labels)
+    # The known ones tell their classes perfectly; counted as a class, the unknown would be as good as random.
+    features = np.eye(2)[np.where(labels >= 0, labels, np.arange(36) % 2)]
+    measures = kc.report.measure(
+        kc.data.Source("made", part, part), {"some": (features, features)}
+    )
+    assert measures["knn"]["some"] == 1
+    assert list(measures["few_label"]["some"]) == ["1", "5", "10"]
+
+
 def test_unlabelled_images_have_no_measures():
     part = kc.data.Part(np.zeros((5, 4, 4, 1), np.uint8))
     assert kc.report.measure(kc.data.Source("made", part, part), {}) == {}

@@ -18,7 +18,7 @@ import tensorflow as tf
 import keras_contrastive as kc
 
 ROOT = Path(kc.__file__).resolve().parents[1]
-# A run of seconds: 40 images of 8 x 8, 2 epochs of 5 steps.
+# A run of seconds: images of 8 x 8, 2 epochs of batches of 8.
 QUICK = [
     "--encoder",
     "conv_net",
@@ -201,45 +201,69 @@ def weights(out):
     return keras.models.load_model(out / "model.keras").get_weights()
 
 
-def test_run_killed_at_random_steps_resumes_to_the_same_weights(
-    finished, npz, tmp_path
-):
-    out = tmp_path / "killed"
-    arguments = ["--data", f"npz:{npz}", *QUICK, "--out", out]
-    rng = np.random.default_rng(
-        int(time.time())
-    )  # another moment each time; the result must not depend on it
-    for number in range(2):
-        process = spawn("train", *arguments, *(["--resume"] if number else []))
-        for line in process.stderr:
-            if line.startswith("epoch") or "resuming" in line:
-                break
-        time.sleep(float(rng.uniform(0, 0.3)))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert call("train", *arguments, "--resume") == 0
-    for one, other in zip(weights(finished[0]), weights(out)):
+@pytest.fixture(scope="module")
+def long_epochs(npz, tmp_path_factory):
+    """Options of a run of 2 epochs of 75 steps, and the folder of one that was never interrupted."""
+    folder = tmp_path_factory.mktemp("long")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (600, 8, 8), dtype=np.uint8)
+    np.savez(folder / "long.npz", x_train=images, x_test=images[:20])
+    arguments = ["--data", f"npz:{folder / 'long.npz'}", *QUICK]
+    assert call("train", *arguments, "--out", folder / "whole") == 0
+    return arguments, folder / "whole"
+
+
+def assert_same_run(out, whole):
+    for one, other in zip(weights(whole), weights(out)):
         np.testing.assert_array_equal(one, other)
     history = [
-        json.loads((o / "metrics.json").read_text())["history"]
-        for o in (finished[0], out)
+        json.loads((o / "metrics.json").read_text())["history"] for o in (whole, out)
     ]
     assert history[0]["loss"] == history[1]["loss"]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(npz, tmp_path):
-    out = tmp_path / "stopped"
-    arguments = [*QUICK, "--epochs", "4000"]
-    process = spawn("train", "--data", f"npz:{npz}", *arguments, "--out", out)
+def test_run_killed_at_random_steps_resumes_to_the_same_weights(
+    long_epochs, tmp_path, capsys
+):
+    arguments, whole = long_epochs
+    out = tmp_path / "killed"
+    process = spawn("train", *arguments, "--out", out)
+    while not list(out.glob("checkpoints/*.index")):  # that of step 50 of 75
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    process = spawn("train", *arguments, "--out", out, "--resume")
     for line in process.stderr:
-        if line.startswith("epoch"):
+        if "resuming" in line:
             break
+    # Another moment each time; the result must not depend on it.
+    time.sleep(float(np.random.default_rng().uniform(0, 4)))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    capsys.readouterr()
+    if not (out / "metrics.json").exists():
+        assert call("train", *arguments, "--out", out, "--resume") == 0
+        assert "resuming after step" in capsys.readouterr().err
+    assert_same_run(out, whole)
+
+
+def test_ctrl_c_saves_and_the_run_goes_on_from_there(long_epochs, tmp_path, capsys):
+    arguments, whole = long_epochs
+    out = tmp_path / "stopped"
+    process = spawn("train", *arguments, "--out", out)
+    while not list(out.glob("checkpoints/*.index")):  # that of step 50 of 75
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert "--resume" in stderr and "Traceback" not in stderr
-    assert list((out / "checkpoints").glob("*.index"))
     assert not (out / "metrics.json").exists()
+    # Options that are not given are the run's own.
+    assert call("train", "--out", out, "--resume") == 0
+    assert "resuming after step" in capsys.readouterr().err
+    assert_same_run(out, whole)
 
 
 @pytest.mark.parametrize(
@@ -377,6 +401,16 @@ def test_bad_arrays_give_one_line_and_exit_code_2(arrays, tmp_path, capsys):
         == 2
     )
     assert "bad.npz" in one_line(capsys)
+
+
+def test_single_test_image_is_refused_before_the_training(tmp_path, capsys):
+    images = np.zeros((20, 8, 8), np.uint8)
+    np.savez(tmp_path / "one.npz", x_train=images, x_test=images[:1])
+    assert (
+        call("train", "--data", f"npz:{tmp_path}/one.npz", "--out", tmp_path / "run")
+        == 2
+    )
+    assert "two images or more" in one_line(capsys)
 
 
 def test_empty_folder_gives_one_line_and_exit_code_2(tmp_path, capsys):

@@ -19,6 +19,8 @@ class RunCheckpoint(keras.callbacks.Callback):
     resumed run ends in the same weights as one never interrupted, bit for bit on a CPU. The sums behind the
     epoch's metrics are kept too, so the history of a cut epoch covers the whole of it.
 
+    (Not so with Dropout on Keras 2.15, whose draws cannot be saved.)
+
     Weights that are not finite are never saved: the last good checkpoint stays.
 
     `keras.callbacks.BackupAndRestore` starts the dataset of a cut epoch again from its beginning.
@@ -34,8 +36,9 @@ class RunCheckpoint(keras.callbacks.Callback):
     Example:
         >>> checkpoint = RunCheckpoint("runs/a/checkpoints", every=50)
         >>> step = checkpoint.restore(model)  # 0 where there is nothing to restore
-        >>> epoch, step = divmod(step, steps_per_epoch)
-        >>> model.fit(data.batches(part, 128, epoch=epoch), callbacks=[checkpoint])  # where step is 0
+        >>> epoch = step // steps_per_epoch  # where the run was cut at an epoch's end
+        >>> dataset = data.batches(part, 128, epoch=epoch)
+        >>> model.fit(dataset, initial_epoch=epoch, epochs=9, callbacks=[checkpoint], shuffle=False)
     """
 
     def __init__(self, directory, *, every: int = 100, keep: int = 2):
@@ -46,6 +49,8 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.keep = keep
         self._manager = None
         self._sums = None
+        self._is_own = False  # whether the checkpoints in the directory are of this run
+        self._epoch_is_over = False
 
     def restore(self, model: keras.Model) -> int:
         """Load the newest checkpoint into a compiled model.
@@ -57,6 +62,7 @@ class RunCheckpoint(keras.callbacks.Callback):
             ValueError: The newest checkpoint is of another model or optimizer, or damaged.
         """
         newest = self._attach(model).latest_checkpoint
+        self._is_own = True
         if newest is None:
             return 0
         try:
@@ -76,16 +82,26 @@ class RunCheckpoint(keras.callbacks.Callback):
         return int(np.asarray(tf.convert_to_tensor(self.model.step)))
 
     def save(self) -> None:
-        """Save now, unless this step is saved already or a weight is not finite."""
+        """Save now, unless this step is saved already or a weight is not finite.
+
+        Between an epoch's last step and its end nothing is saved: its metrics are not reported yet.
+        """
         manager = self._attach(self.model)
         newest = manager.latest_checkpoint
-        if newest is not None and newest.endswith(f"-{self.step}"):
+        saved = newest is not None and newest.endswith(f"-{self.step}")
+        if saved or self._epoch_is_over:
             return
         if self._all_finite():
             manager.save(checkpoint_number=self.step)
 
     def on_train_begin(self, logs=None):
-        self._attach(self.model)
+        newest = self._attach(self.model).latest_checkpoint
+        if newest is not None and not self._is_own:
+            raise ValueError(
+                f"'{self.directory}' holds checkpoints of another run. Call `restore(model)` to go on with "
+                "it, or choose another `directory`."
+            )
+        self._is_own = True
         self._saved = self.step
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -96,13 +112,16 @@ class RunCheckpoint(keras.callbacks.Callback):
             self._sums = None
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.step - self._saved >= self.every:
+        steps = (self.params or {}).get("steps")
+        self._epoch_is_over = steps is not None and batch + 1 >= steps
+        if self.step - self._saved >= self.every and not self._epoch_is_over:
             self.save()
             self._saved = self.step
 
     def on_epoch_end(self, epoch, logs=None):
         # The next epoch begins with sums of zero; those of this one must not come back with a restore.
         self.model.reset_metrics()
+        self._epoch_is_over = False
         self.save()
         self._saved = self.step
 

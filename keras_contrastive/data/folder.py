@@ -55,6 +55,7 @@ def read_folder(
     skipped: list[str] = []
     roots = [folder / "train", folder / "test"]
     if not all(root.is_dir() for root in roots):
+        _refuse_other_splits(folder)
         roots = [folder]
     files = [list(_image_files(root, skipped)) for root in roots]
     class_of = [
@@ -70,6 +71,21 @@ def read_folder(
     ]
     train, test = parts if len(parts) == 2 else hold_out(parts[0], seed)
     return train, test, skipped
+
+
+def _refuse_other_splits(folder: Path) -> None:
+    """Raise where sub-folders are parts of a data set, by their names: they are no classes."""
+    parts = {"train", "test", "val", "valid", "validation"}
+    found = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and entry.name in parts
+    )
+    if found:
+        raise ValueError(
+            f"'{folder}' holds {', '.join(map(repr, found))}, which are no classes. A split needs both 'train' "
+            "and 'test': name the parts so, or give one of them alone, as the folder."
+        )
 
 
 def read_image(path: str) -> np.ndarray:

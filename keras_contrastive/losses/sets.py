@@ -76,16 +76,16 @@ def canonical_ids(ids, name: str) -> tf.Tensor:
     """Ids as int64 `[n]`, or multi-hot labels as they are, `[n, classes]`."""
     ids = tf.convert_to_tensor(ids)
     rank = ids.shape.rank
-    wide = rank == 2 and ids.shape[1] not in (None, 1)
-    if rank not in (None, 1, 2) or (wide if ids.dtype.is_integer else rank == 1):
+    # Keras 2.15 hands labels over as (n, 1), float ones too: those are no multi-hot labels of one class.
+    one = rank == 1 or (rank == 2 and ids.shape[1] == 1)
+    many = rank == 2 and ids.shape[1] not in (None, 1)
+    if rank not in (None, 1, 2) or (many if ids.dtype.is_integer else one):
         raise ValueError(
             f"`{name}` must be integers of shape (n,), or multi-hot float or bool labels of shape (n, classes). "
             f"Received: {name}.shape={shape_text(ids.shape)}, {name}.dtype={ids.dtype.name}."
         )
     if ids.dtype.is_integer:
-        return tf.reshape(
-            tf.cast(ids, tf.int64), [-1]
-        )  # Keras 2.15 hands labels over as (n, 1)
+        return tf.reshape(tf.cast(ids, tf.int64), [-1])
     return ids
 
 

@@ -1,7 +1,7 @@
 """Keep the figures of a finished run of scripts/train.py as a result for the README.
 
 Example:
-  python scripts/benchmarks/record_run.py runs/digits-simclr --name run_digits
+  python scripts/benchmarks/record_run.py runs/digits-simclr --name run_digits --command "make train"
 """
 
 import argparse
