@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 import keras_contrastive as kc
+from keras_contrastive._compat import KERAS_3
 from keras_contrastive.callbacks import RunCheckpoint, StopOnNaN
-from tests.test_model import images, small_model, weights_of
+from tests.test_model import DIGITS, images, small_model, weights_of
 
 PART = kc.data.Part(images(40))
 STEPS = 5  # of 8 images
@@ -105,6 +106,32 @@ def test_resumed_float16_run_keeps_the_loss_scale(tmp_path):
     with pytest.raises(Cut):
         train(small_model(), tmp_path / "cut", more=[CutAfter(8)])
     resumed = small_model()
+    train(resumed, tmp_path / "cut")
+    for one, other in zip(weights_of(whole), weights_of(resumed)):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_resumed_run_with_dropout_draws_on(tmp_path):
+    if not KERAS_3:
+        pytest.skip("Dropout has no state that could be saved on Keras 2.15")
+
+    def model():
+        keras.utils.set_random_seed(0)
+        flat = [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.5),
+        ]
+        encoder = keras.Sequential([*flat, keras.layers.Dense(6)])
+        model = kc.ContrastiveModel(encoder, kc.losses.NTXentLoss(), augment=DIGITS)
+        model.compile(optimizer=keras.optimizers.Adam(1e-2))
+        return model
+
+    whole = model()
+    train(whole, tmp_path / "whole")
+    with pytest.raises(Cut):
+        train(model(), tmp_path / "cut", more=[CutAfter(8)])
+    resumed = model()
     train(resumed, tmp_path / "cut")
     for one, other in zip(weights_of(whole), weights_of(resumed)):
         np.testing.assert_array_equal(one, other)

@@ -355,6 +355,21 @@ def test_loaded_model_has_every_weight_and_trains_on_like_the_saved_one(tmp_path
         np.testing.assert_array_equal(one, other)
 
 
+def test_order_of_the_parts_in_a_saved_file_is_fixed():
+    # Keras 3 numbers the parts in a file in the order in which they were assigned: another order would load old
+    # files wrongly, without an error.
+    model = small_model(predictor=keras.layers.Dense(8), target=CountedProjections())
+    kinds = [type(layer).__name__ for layer in model.layers]
+    expected = [
+        "Functional",
+        "Sequential",
+        "Dense",
+        "ContrastiveLossLayer",
+        "CountedProjections",
+    ]
+    assert kinds == expected
+
+
 def test_saved_model_loads_in_a_fresh_process(tmp_path):
     model = small_model()
     model.save(tmp_path / "model.keras")

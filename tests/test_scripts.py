@@ -55,7 +55,8 @@ def call(name, *arguments):
         return stop.code
 
 
-def spawn(name, *arguments, **options):
+def spawn(name, *arguments):
+    """A script in a process of its own, which Ctrl-C reaches: a shell's background jobs are born deaf to it."""
     command = [
         sys.executable,
         str(ROOT / "scripts" / f"{name}.py"),
@@ -67,7 +68,7 @@ def spawn(name, *arguments, **options):
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        **options,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
