@@ -79,6 +79,19 @@ class RunFolder:
         except OSError as error:
             raise Failure(f"'{self}' cannot be written: {error.strerror}.") from error
 
+    def model_file(self) -> Path:
+        """The trained model.
+
+        Raises:
+            Failure: This is no run folder, or its run has not come so far.
+        """
+        self.read("config.json")
+        if not (self / "model.keras").is_file():
+            raise Failure(
+                f"'{self}' has no model.keras yet: finish the run with --resume."
+            )
+        return self / "model.keras"
+
     def read(self, name: str):
         """The content of a JSON file of the run."""
         try:

@@ -239,7 +239,7 @@ class Job:
 def measure_run(folder, data: str | None) -> dict:
     """The measures of a finished run's saved model, on its own data or on others."""
     config = folder.read("config.json")
-    model = keras.models.load_model(folder / "model.keras")
+    model = keras.models.load_model(folder.model_file())
     shape = model.encoder.input_shape[1:]
     size = config["image_size"] if data is None else shape[0]
     source = kc.data.load(data or config["data"], image_size=size, seed=config["seed"])

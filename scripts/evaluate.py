@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run without installing
 
-from _console import Failure, OneLineParser, import_quietly, run, show_measures
+from _console import OneLineParser, import_quietly, run, show_measures
 from _run_folder import RunFolder
 
 
@@ -31,11 +31,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     folder = RunFolder(args.run)
-    folder.read("config.json")
-    if not (folder / "model.keras").is_file():
-        raise Failure(
-            f"'{folder}' has no model.keras yet: finish the run with --resume."
-        )
+    folder.model_file()  # before TensorFlow is loaded
     import_quietly()
     from _training import measure_run
 

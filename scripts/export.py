@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run without installing
 
-from _console import Failure, OneLineParser, import_quietly, run
+from _console import OneLineParser, import_quietly, run
 from _run_folder import RunFolder
 
 
@@ -34,17 +34,13 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     folder, out = RunFolder(args.run), Path(args.out)
-    folder.read("config.json")
-    if not (folder / "model.keras").is_file():
-        raise Failure(
-            f"'{folder}' has no model.keras yet: finish the run with --resume."
-        )
+    model_file = folder.model_file()
     import_quietly()
     import keras
 
     import keras_contrastive as kc
 
-    kc.export.save(keras.models.load_model(folder / "model.keras"), out)
+    kc.export.save(keras.models.load_model(model_file), out)
     print(
         f"{out}: signatures serving_default (images) and encoded (bytes), each giving embedding"
     )

@@ -168,11 +168,7 @@ def _over_sets(
     distance,
     draw=None,
     candidates=None,
-    candidate_ids=None,
-    self_index=None,
-    candidate_mask=None,
-    negative_only=None,
-    positives=None,
+    **sets,
 ):
     check_positive(margin=margin)
     check_choice("distance", distance, DISTANCES)
@@ -180,23 +176,15 @@ def _over_sets(
         ids,
         embeddings,
         candidates=candidates,
-        candidate_ids=candidate_ids,
-        self_index=self_index,
-        candidate_mask=candidate_mask,
-        negative_only=negative_only,
-        positives=positives,
+        **sets,
     )
     columns = embeddings if candidates is None else candidates
     distances = pairwise_distances(embeddings, columns, distance)  # (n, columns)
     exists, weight = match(
         ids,
-        candidate_ids=candidate_ids,
-        self_index=self_index,
-        candidate_mask=candidate_mask,
-        negative_only=negative_only,
-        positives=positives,
         num_candidates=None if candidates is None else tf.shape(distances)[1],
         dtype=distances.dtype,
+        **sets,
     )
     negatives = exists & (weight == 0)
     attraction = _weighted_mean(tf.square(distances), weight)  # (n,)

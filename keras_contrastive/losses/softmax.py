@@ -91,12 +91,8 @@ def _nt_xent(
     *,
     temperature,
     candidates=None,
-    candidate_ids=None,
-    self_index=None,
-    candidate_mask=None,
-    negative_only=None,
-    positives=None,
     candidate_log_probability=None,
+    **sets,
 ):
     check_positive(temperature=temperature)
     # Normalised before any cast to float32: the floor for tiny rows depends on the dtype they came in.
@@ -104,12 +100,8 @@ def _nt_xent(
         ids,
         embeddings,
         candidates=candidates,
-        candidate_ids=candidate_ids,
-        self_index=self_index,
-        candidate_mask=candidate_mask,
-        negative_only=negative_only,
-        positives=positives,
         candidate_log_probability=candidate_log_probability,
+        **sets,
     )
     anchors = normalize_rows(embeddings)
     columns = (
@@ -119,13 +111,9 @@ def _nt_xent(
     )
     exists, weight = match(
         ids,
-        candidate_ids=candidate_ids,
-        self_index=self_index,
-        candidate_mask=candidate_mask,
-        negative_only=negative_only,
-        positives=positives,
         num_candidates=None if candidates is None else tf.shape(columns)[0],
         dtype=anchors.dtype,
+        **sets,
     )
     logits = tf.matmul(anchors, columns, transpose_b=True) / as_scalar(
         temperature, anchors.dtype
