@@ -40,16 +40,29 @@ def normalize_rows(rows) -> tf.Tensor:
     rows = tf.convert_to_tensor(rows)
     # A row below the floor counts as zero: its gradient, of size 1 / norm, would not fit the dtype.
     floor = 6.1e-5 if rows.dtype == tf.float16 else 1e-18
-    rows = as_real(rows)
-    largest = tf.stop_gradient(tf.reduce_max(tf.abs(rows), axis=-1, keepdims=True))
-    empty = largest < tf.constant(floor, rows.dtype)
-    rows = tf.where(
-        empty,
-        tf.zeros_like(rows),
-        rows / tf.where(empty, tf.ones_like(largest), largest),
-    )
-    squared = tf.reduce_sum(tf.square(rows), axis=-1, keepdims=True)
-    return rows / tf.sqrt(tf.where(empty, tf.ones_like(squared), squared))
+    return _unit_rows(as_real(rows), floor)
+
+
+def _unit_rows(rows, floor: float) -> tf.Tensor:
+    @tf.custom_gradient
+    def compute(rows):
+        largest = tf.reduce_max(tf.abs(rows), axis=-1, keepdims=True)
+        empty = largest < tf.constant(floor, rows.dtype)
+        largest = tf.where(empty, tf.ones_like(largest), largest)
+        scaled = tf.where(empty, tf.zeros_like(rows), rows / largest)
+        squared = tf.reduce_sum(tf.square(scaled), axis=-1, keepdims=True)
+        norm = tf.sqrt(tf.where(empty, tf.ones_like(squared), squared))
+        unit = scaled / norm
+
+        # By hand, since it needs the unit rows and two columns alone, not every step on the way.
+        def gradient(upstream):
+            along = tf.reduce_sum(upstream * unit, axis=-1, keepdims=True)
+            across = (upstream - along * unit) / norm / largest
+            return tf.where(empty, tf.zeros_like(across), across)
+
+        return unit, gradient
+
+    return compute(rows)
 
 
 def most_similar(
