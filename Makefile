@@ -3,6 +3,7 @@ PYTHON ?= python3
 # The first Python of 3.11, 3.10, 3.9 that really runs: a version manager's shim may only print an error.
 PYTHON_ADDONS ?= $(shell for v in 3.11 3.10 3.9; do \
 	python$$v -c "import venv" 2>/dev/null && { echo python$$v; break; }; done)
+PYTHON_BENCHMARKS ?= python3.11
 # Two processes, a file of tests in one of them.
 PARALLEL := -n 2 --dist loadfile
 BIN := .venv/bin
@@ -11,7 +12,7 @@ ADDONS := .venv-addons/bin
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: train
 train: venv ## Train on scikit-learn's digits: table, pictures and a SavedModel in runs/digits-simclr
@@ -50,7 +51,18 @@ venv: .venv/.installed ## Make .venv from requirements.txt, when it is missing o
 	$(ADDONS)/python -m pip install --quiet -r requirements-addons.txt
 	@touch $@
 
+.PHONY: venv-benchmarks
+venv-benchmarks: .venv-benchmarks/.installed ## Make .venv-benchmarks: the libraries that benchmarks compare with (Python 3.11)
+
+.venv-benchmarks/.installed: requirements-benchmarks.txt
+	@$(PYTHON_BENCHMARKS) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || { \
+		echo "The benchmarks' peers need Python 3.11. Name one:" \
+			"make venv-benchmarks PYTHON_BENCHMARKS=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON_BENCHMARKS) -m venv .venv-benchmarks
+	.venv-benchmarks/bin/python -m pip install --quiet -r requirements-benchmarks.txt
+	@touch $@
+
 .PHONY: clean
 clean: ## Remove the environments, caches and build leftovers (runs/ stays)
-	rm -rf .venv .venv-addons build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-addons .venv-benchmarks build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,6 +24,17 @@ def check_positive(**values) -> None:
             )
 
 
+def check_finite(**values) -> None:
+    """Raise unless each value is a finite number. Tensors are passed over: they are not known yet."""
+    for name, value in values.items():
+        if tf.is_tensor(value):
+            continue
+        if not _is_number(value) or not math.isfinite(value):
+            raise ValueError(
+                f"`{name}` must be a finite number. Received: {name}={value!r}."
+            )
+
+
 def check_at_least(minimum, **values) -> None:
     """Raise unless each value is a finite number >= `minimum`."""
     for name, value in values.items():

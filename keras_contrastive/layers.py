@@ -14,12 +14,16 @@ import tensorflow as tf
 from keras_contrastive._checks import shape_text
 from keras_contrastive._numerics import normalize_rows
 from keras_contrastive._random import make_key
-from keras_contrastive.losses.sets import canonical_ids, match
+from keras_contrastive.losses.sets import (
+    canonical_ids,
+    match,
+    own_ids_for_unknown,
+)
 
 # A learned temperature is kept above this: a logit scale of at most 100, as in CLIP.
 MIN_TEMPERATURE = 0.01
-# The similarity metrics look at this many anchors of a batch at most: they need a matrix, the loss may not.
-METRIC_ANCHORS = 2048
+# The similarity metrics look at as many anchors of a batch as make a matrix of this size: the loss needs none.
+METRIC_ENTRIES = 2**20
 # The step that draws are made for outside training: fixed, so that validation losses compare.
 VALIDATION_STEP = -1
 
@@ -30,7 +34,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
 
     A loss over sets compares all views of the batch (with `targets`: every view with the targets of the other
     views); a loss over rows gets the three views of a triplet, when the ids are `[batch, 3]`; a loss over
-    pairs gets every ordered pair of views. Computes in float32 under every policy.
+    pairs gets every ordered pair of views (once, where swapping the sides changes nothing), with their ids and
+    the queue where it compares them. Computes in float32 under every policy.
 
     Metrics, averaged over the epoch, by cosine: `positive_similarity` and `negative_similarity`; `accuracy`:
     how often an anchor's most similar candidate is a positive (a tie with a negative is a miss);
@@ -45,8 +50,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
         seed: Integer, for losses that draw.
 
     Raises:
-        ValueError: `loss` is not callable, or `learn_temperature` is asked of a loss that has no temperature;
-            in the call, a shape is known to be wrong.
+        ValueError: `loss` is not callable, `learn_temperature` is asked of a loss that has no temperature, or
+            `negatives` come with a loss that takes none; in the call, a shape is known to be wrong.
 
     Example:
         >>> layer = ContrastiveLossLayer(kc.losses.NTXentLoss())
@@ -73,6 +78,13 @@ class ContrastiveLossLayer(keras.layers.Layer):
             raise ValueError(
                 "`learn_temperature` needs a loss with a temperature. "
                 f"Received: loss={type(loss).__name__}, which has none."
+            )
+        families = getattr(loss, "families", ("sets",))
+        compares = "sets" in families or getattr(loss, "compares_ids", False)
+        if negatives is not None and not compares:
+            raise ValueError(
+                "`negatives` needs a loss that compares with other images. "
+                f"Received: loss={type(loss).__name__}, which compares rows."
             )
         self.loss = loss
         self.negatives = negatives
@@ -143,7 +155,7 @@ class ContrastiveLossLayer(keras.layers.Layer):
         if self._is_over("rows", embeddings, ids):
             loss = self._over_rows(embeddings, sample_weight, keywords)
         elif self._is_over("pairs", embeddings, ids):
-            loss = self._over_pairs(embeddings, targets, sample_weight, keywords)
+            loss = self._over_pairs(embeddings, ids, targets, sample_weight, keywords)
         elif targets is None:
             loss = self._over_batch(embeddings, ids, sample_weight, keywords)
         else:
@@ -185,16 +197,26 @@ class ContrastiveLossLayer(keras.layers.Layer):
             anchor, positive, negative=negative, sample_weight=sample_weight, **keywords
         )
 
-    def _over_pairs(self, embeddings, targets, sample_weight, keywords):
+    def _over_pairs(self, embeddings, ids, targets, sample_weight, keywords):
+        """Each view with every other view, or with its target."""
         others = embeddings if targets is None else targets
-        ids = tf.range(tf.shape(embeddings)[0])
+        pairs = _ordered_pairs(embeddings, others)
+        if targets is None and getattr(self.loss, "symmetric", False):
+            pairs = [(i, j) for i, j in pairs if i < j]
         losses = []
-        for i, j in _ordered_pairs(embeddings, others):
+        for i, j in pairs:
             first, second = embeddings[:, i], others[:, j]
-            losses.append(
-                self.loss(first, second, sample_weight=sample_weight, **keywords)
-            )
-            self._measure_sets(first, match(ids, candidate_ids=ids), second)
+            of_first, of_second = ids.by_view[:, i], ids.by_view[:, j]
+            more = dict(keywords)
+            if getattr(self.loss, "compares_ids", False):
+                more["ids"] = of_first
+                if ids.differ:
+                    more["second_ids"] = of_second
+                if self.negatives is not None:
+                    queue = ("negatives", "negative_ids", "negative_mask")
+                    more.update(zip(queue, self.negatives.rows()))
+            losses.append(self.loss(first, second, sample_weight=sample_weight, **more))
+            self._measure_sets(of_first, first, {"candidate_ids": of_second}, second)
         return tf.add_n(losses) / len(losses)
 
     def _over_batch(self, embeddings, ids, sample_weight, keywords):
@@ -239,21 +261,20 @@ class ContrastiveLossLayer(keras.layers.Layer):
 
     def _set_loss(self, ids, anchors, sample_weight, keywords, sets):
         loss = self.loss(ids, anchors, sample_weight=sample_weight, **keywords, **sets)
-        columns = sets.get("candidates", anchors)
-        few = slice(0, METRIC_ANCHORS)
-        of_columns = {
-            name: value for name, value in sets.items() if name != "candidates"
-        }
-        own = of_columns.pop("self_index", None if sets else tf.range(tf.shape(ids)[0]))
-        of_columns["self_index"] = None if own is None else own[few]
-        of_columns.setdefault("candidate_ids", ids)
-        self._measure_sets(anchors[few], match(ids[few], **of_columns), columns)
+        if not sets:
+            sets = {"candidate_ids": ids, "self_index": tf.range(tf.shape(ids)[0])}
+        columns = sets.pop("candidates", anchors)
+        self._measure_sets(ids, anchors, sets, columns)
         return loss
 
-    def _measure_sets(self, anchors, matched, columns):
-        anchors = tf.stop_gradient(normalize_rows(anchors))
+    def _measure_sets(self, ids, anchors, sets, columns):
+        """Similarities of the first anchors to their columns."""
+        few = tf.maximum(1, METRIC_ENTRIES // tf.maximum(1, tf.shape(columns)[0]))
+        own = {name: sets[name][:few] for name in ("self_index",) if name in sets}
+        matched = match(ids[:few], **{**sets, **own})
+        anchors = tf.stop_gradient(normalize_rows(anchors[:few]))
         columns = tf.stop_gradient(normalize_rows(columns))
-        similarity = tf.matmul(anchors, columns, transpose_b=True)  # (n, columns)
+        similarity = tf.matmul(anchors, columns, transpose_b=True)  # (few, columns)
         positive = matched.positive_weight > 0
         negative = matched.exists & ~positive
 
@@ -359,9 +380,7 @@ def _ids_of_views(ids, shape) -> _ViewIds:
     differ = ids.shape.rank == 2 and ids.shape[1] != 1
     ids = tf.cast(ids, tf.int64) if differ else canonical_ids(ids, "ids")
     by_view = ids if differ else tf.repeat(ids[:, None], shape[1], axis=1)
-    of_row = -2 - tf.range(tf.shape(ids, out_type=tf.int64)[0])
-    by_view = tf.where(by_view == -1, of_row[:, None], by_view)
-    return _ViewIds(by_view, ids, differ)
+    return _ViewIds(own_ids_for_unknown(by_view), ids, differ)
 
 
 def _check_batch(embeddings, ids, targets, sample_weight) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import keras
 import tensorflow as tf
 
@@ -52,6 +54,41 @@ class ContrastiveLossBase(keras.losses.Loss):
 
     def get_config(self) -> dict:
         return {"reduction": self.reduction, "name": self.name}
+
+
+class FunctionLoss(ContrastiveLossBase):
+    """A loss that is a function of its two arguments and of options, which are attributes of the same names.
+
+    Args:
+        function: From `(y_true, y_pred, **options, **keywords)` to values and counts.
+        options: The options and their values.
+        reduction: As of every loss.
+        name: Name of the loss.
+    """
+
+    def __init__(self, function: Callable, options: dict, *, reduction: str, name: str):
+        super().__init__(reduction=reduction, name=name)
+        self._function = function
+        self._options = tuple(options)
+        for option, value in options.items():
+            setattr(self, option, value)
+
+    def values_and_counts(self, y_true, y_pred, *, temperature=None, **keywords):
+        """`temperature`, if it is given, takes the place of the loss's own."""
+        if temperature is not None:
+            keywords["temperature"] = temperature
+        options = {name: getattr(self, name) for name in self._options}
+        return self._function(y_true, y_pred, **{**options, **keywords})
+
+    def get_config(self) -> dict:
+        options = {name: getattr(self, name) for name in self._options}
+        return {**super().get_config(), **options}
+
+
+def where_counted(counts, values) -> tuple[tf.Tensor, tf.Tensor]:
+    """Values and counts `[n]`: both 0, and without a gradient, where the bool `counts` is False."""
+    values = tf.where(counts, values, tf.zeros_like(values))
+    return values, tf.cast(counts, values.dtype)
 
 
 def reduce_loss(values, counts, sample_weight, reduction: str) -> tf.Tensor:

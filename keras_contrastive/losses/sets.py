@@ -23,6 +23,17 @@ class Match(NamedTuple):
     """Float >= 0: 0 where the column is no positive; 1 by id, or the number of shared labels, or as given."""
 
 
+class Relation(NamedTuple):
+    """How anchors and columns belong together: arguments of `match`, by the same names."""
+
+    ids: tf.Tensor
+    candidate_ids: tf.Tensor | None = None
+    self_index: tf.Tensor | None = None
+    candidate_mask: tf.Tensor | None = None
+    negative_only: tf.Tensor | None = None
+    positives: tf.Tensor | None = None
+
+
 def match(
     ids,
     *,
@@ -59,8 +70,8 @@ def match(
     weight = shared if positives is None else tf.cast(positives, dtype)
     exists = tf.ones_like(weight, tf.bool)
     if self_index is not None:
-        columns = tf.range(tf.shape(weight)[1], dtype=tf.int64)
-        exists &= columns[None, :] != tf.cast(self_index, tf.int64)[:, None]
+        columns = tf.range(tf.shape(weight)[1])
+        exists &= columns[None, :] != tf.cast(self_index, tf.int32)[:, None]
     if candidate_mask is not None:
         exists &= tf.cast(
             candidate_mask, tf.bool
@@ -89,13 +100,15 @@ def canonical_ids(ids, name: str) -> tf.Tensor:
     return ids
 
 
+def own_ids_for_unknown(ids) -> tf.Tensor:
+    """int64 `[n]` or `[n, views]`, where each row's -1 is an id of its own, below all others."""
+    rows = tf.range(tf.shape(ids)[0], dtype=tf.int64)
+    own = tf.minimum(tf.reduce_min(ids), -1) - 1 - rows
+    return tf.where(ids == -1, own if ids.shape.rank == 1 else own[:, None], ids)
+
+
 def _shared_labels(ids, candidate_ids, dtype) -> tf.Tensor:
     """1 where ids are equal, or the number of labels in common. `[n, columns]`."""
-    if ids.shape.rank != candidate_ids.shape.rank:
-        raise ValueError(
-            "`ids` and `candidate_ids` must both be integers or both be multi-hot. Received: "
-            f"ids.shape={shape_text(ids.shape)}, candidate_ids.shape={shape_text(candidate_ids.shape)}."
-        )
     if ids.shape.rank == 2:
         return tf.matmul(
             tf.cast(ids, dtype), tf.cast(candidate_ids, dtype), transpose_b=True
@@ -128,7 +141,7 @@ def check_sets(
     if candidates is not None:
         columns, columns_name = tf.convert_to_tensor(candidates), "candidates"
         check_rank(2, candidates=columns)
-        _check_candidates(embeddings, columns, candidate_ids, positives)
+        _check_candidates(ids, embeddings, columns, candidate_ids, positives)
     elif candidate_ids is not None:
         raise ValueError(
             "`candidate_ids` needs `candidates`. Received: candidates=None."
@@ -152,20 +165,69 @@ def check_sets(
         )
 
 
-def _check_candidates(embeddings, candidates, candidate_ids, positives) -> None:
-    if not candidates.shape[1:].is_compatible_with(embeddings.shape[1:]):
+def check_pairs(first, *, ids, second_ids, **of_columns) -> None:
+    """Check the static shapes of the keywords of a loss over pairs, against its rows `first`.
+
+    Raises:
+        ValueError: A rank or length is known to be wrong, or `second_ids` come without `ids`.
+    """
+    if second_ids is not None and ids is None:
+        raise ValueError("`second_ids` needs `ids`. Received: ids=None.")
+    for name, given in (("ids", ids), ("second_ids", second_ids)):
+        if given is not None:
+            _check_length(tf.convert_to_tensor(given), first, name, "first")
+    if second_ids is not None:
+        _check_same_kind(ids, second_ids, "second_ids")
+    for name, given in of_columns.items():
+        if given is not None:
+            axes = [(first, "first"), (first, "second")]
+            _check_shape(name, given, axes[name == "candidate_log_probability" :])
+
+
+def check_negatives(first, negatives, negative_ids, negative_mask) -> None:
+    """Check the static shapes of further negatives of a loss over pairs.
+
+    Raises:
+        ValueError: A rank or length is known to be wrong.
+    """
+    check_rank(2, negatives=negatives)
+    _check_width(first, negatives, "first", "negatives")
+    for name, given in (
+        ("negative_ids", negative_ids),
+        ("negative_mask", negative_mask),
+    ):
+        if given is not None:
+            _check_length(tf.convert_to_tensor(given), negatives, name, "negatives")
+
+
+def _check_width(rows, others, name: str, others_name: str) -> None:
+    if not others.shape[1:].is_compatible_with(rows.shape[1:]):
         raise ValueError(
-            "`embeddings` and `candidates` must have the same width. Received: embeddings.shape="
-            f"{shape_text(embeddings.shape)}, candidates.shape={shape_text(candidates.shape)}."
+            f"`{name}` and `{others_name}` must have the same width. Received: {name}.shape="
+            f"{shape_text(rows.shape)}, {others_name}.shape={shape_text(others.shape)}."
         )
+
+
+def _check_same_kind(ids, others, name: str) -> None:
+    ids, others = canonical_ids(ids, "ids"), canonical_ids(others, name)
+    if ids.shape.rank != others.shape.rank:
+        raise ValueError(
+            f"`ids` and `{name}` must both be integers or both be multi-hot. Received: "
+            f"ids.shape={shape_text(ids.shape)}, {name}.shape={shape_text(others.shape)}."
+        )
+
+
+def _check_candidates(ids, embeddings, candidates, candidate_ids, positives) -> None:
+    _check_width(embeddings, candidates, "embeddings", "candidates")
     if candidate_ids is None and positives is None:
         raise ValueError(
             "`candidates` needs `candidate_ids` or `positives`, which say what belongs to what. "
             "Received: candidate_ids=None."
         )
     if candidate_ids is not None:
-        candidate_ids = tf.convert_to_tensor(candidate_ids)
-        _check_length(candidate_ids, candidates, "candidate_ids", "candidates")
+        given = tf.convert_to_tensor(candidate_ids)
+        _check_length(given, candidates, "candidate_ids", "candidates")
+        _check_same_kind(ids, candidate_ids, "candidate_ids")
 
 
 def _check_shape(name: str, given, axes: list) -> None:

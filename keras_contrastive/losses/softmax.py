@@ -1,14 +1,21 @@
-"""The softmax family: how likely each anchor finds its positives among all its columns."""
+"""The softmax losses over sets: how likely each anchor finds its positives among all its columns."""
 
 from __future__ import annotations
 
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_positive
-from keras_contrastive._numerics import as_scalar, normalize_rows
-from keras_contrastive.losses._base import ContrastiveLossBase
-from keras_contrastive.losses.sets import check_sets, match
+from keras_contrastive._checks import check_choice, check_positive
+from keras_contrastive.losses._base import FunctionLoss, where_counted
+from keras_contrastive.losses._blocks import (
+    POSITIVE_LOGITS,
+    POSITIVE_WEIGHT,
+    LogSumExp,
+    compiled,
+)
+from keras_contrastive.losses._comparison import compare_sets
+
+POSITIONS = ("out", "in")
 
 
 def nt_xent_loss(ids, embeddings, *, temperature=0.1, **sets) -> tf.Tensor:
@@ -18,30 +25,38 @@ def nt_xent_loss(ids, embeddings, *, temperature=0.1, **sets) -> tf.Tensor:
     with s the cosine similarity and t the temperature. With one positive each (two views of an image) this is
     SimCLR's loss; with several it is SupCon's with the sum outside the logarithm. Rows are normalised inside.
 
+    Exact at any batch size: above some thousand rows the similarity matrix is never built, in the gradient
+    neither, and memory grows with n alone (README, "Losses").
+
     Args:
         ids: int `(n,)`: rows with the same id are positives of each other, -1 matches nothing. Or multi-hot
             float or bool `(n, classes)`: a positive weighs as many labels as it shares.
         embeddings: Float `(n, dim)`.
-        temperature: Float > 0, or a float scalar tensor (gradients flow into it).
+        temperature: Float > 0, or a float scalar tensor (gradients flow into it). A number is a constant of
+            the compiled code: to change it while training, give a tensor.
         **sets: Keyword arguments of all losses over sets:
             `candidates` float `(columns, dim)` replace the batch as the other side, with `candidate_ids`;
             `self_index` int `(n,)`: the anchor's own column, which is left out (-1: none);
             `candidate_mask` bool `(columns,)` or `(n, columns)`: False takes the column out;
-            `negative_only` bool `(columns,)`: True leaves the column out for anchors of its id;
-            `positives` float `(n, columns)`: weights >= 0 in place of equal ids;
+            `negative_only` bool `(columns,)`: True leaves the column out for anchors of its id and makes it
+            nobody's positive (a queue; accidental hits among sampled negatives);
+            `positives` float `(n, columns)`: weights >= 0 in place of equal ids (graded similarity);
             `candidate_log_probability` float `(columns,)`: log of how likely a column was drawn, subtracted
-            from its logit, the positive's too (logQ correction).
+            from its logit, the positive's too (logQ correction). The masks and the weights get no gradient.
 
     Returns:
         Float `(n,)`, >= 0, float64 for float64 embeddings, else float32, not reduced: 0 for an anchor without
-        a positive, which does not count. A row of zeros has similarity 0 to all.
+        a positive, which does not count; so a batch of one, or of unknown ids, is 0 with a gradient of 0.
+        Without negatives (all of one class) the positives alone are the columns. A row of zeros has similarity
+        0 to all, and no gradient; equal rows are rows like others.
 
     Raises:
         ValueError: `temperature` is not positive, or a rank or length is known to be wrong.
 
     Reference:
         Chen et al., 2020, A Simple Framework for Contrastive Learning of Visual Representations, Eq. 1;
-        Khosla et al., 2020, Supervised Contrastive Learning, Eq. 2 (several positives).
+        Khosla et al., 2020, Supervised Contrastive Learning, Eq. 2 (several positives);
+        Yi et al., 2019, Sampling-Bias-Corrected Neural Modeling, Eq. 4 (logQ).
         SimCLR's public code returns the sum of both directions, twice this mean.
 
     Example:
@@ -51,8 +66,77 @@ def nt_xent_loss(ids, embeddings, *, temperature=0.1, **sets) -> tf.Tensor:
     return _nt_xent(ids, embeddings, temperature=temperature, **sets)[0]
 
 
+def info_nce_loss(ids, embeddings, *, temperature=0.1, **sets) -> tf.Tensor:
+    """Cross-entropy of finding an anchor's positive among candidates, by cosine similarity.
+
+    Per anchor i: the mean over its positives p of -s_ip / t + log sum_c exp(s_ic / t), over all candidates c.
+    The same function as `nt_xent_loss`, by the name under which it is used against a set of `candidates`: keys
+    of a momentum encoder and a queue, items of a catalogue. Gradients flow into the candidates too: MoCo's keys
+    take none (`tf.stop_gradient`; targets of the loss layer have none).
+
+    Args:
+        ids: int `(n,)` or multi-hot `(n, classes)`, the anchors'.
+        embeddings: Float `(n, dim)`, the anchors.
+        temperature: Float > 0, or a float scalar tensor.
+        **sets: `candidates` with `candidate_ids`, and the other keywords of `nt_xent_loss`. Without
+            `candidates` the batch is its own other side.
+
+    Returns:
+        Float `(n,)`, >= 0, as of `nt_xent_loss`.
+
+    Raises:
+        ValueError: `temperature` is not positive, or a rank or length is known to be wrong.
+
+    Reference:
+        van den Oord et al., 2018, Representation Learning with Contrastive Predictive Coding, Eq. 4;
+        He et al., 2020, Momentum Contrast for Unsupervised Visual Representation Learning, Eq. 1.
+
+    Example:
+        >>> candidates = [[1.0, 0.0], [0.0, 1.0]]
+        >>> sets = {"candidates": candidates, "candidate_ids": [7, 8]}
+        >>> info_nce_loss([7], [[1.0, 0.0]], temperature=1.0, **sets).numpy().round(4)
+        array([0.3133], dtype=float32)
+    """
+    return _nt_xent(ids, embeddings, temperature=temperature, **sets)[0]
+
+
+def sup_con_loss(
+    ids, embeddings, *, temperature=0.1, position="out", **sets
+) -> tf.Tensor:
+    """Cross-entropy of finding an anchor's several positives, by cosine similarity.
+
+    With the logarithm `position="out"` of the sum over the positives P, the mean over p in P of
+    -s_ip / t + log sum_{a != i} exp(s_ia / t), as `nt_xent_loss`; with "in" -log of the mean over p in P of
+    exp(s_ip / t) / sum_{a != i} exp(s_ia / t), which is never larger. The paper finds "out" to train better.
+
+    Args:
+        ids: int `(n,)`, the classes; or multi-hot `(n, classes)`.
+        embeddings: Float `(n, dim)`.
+        temperature: Float > 0, or a float scalar tensor.
+        position: `"out"` or `"in"`.
+        **sets: Keywords of `nt_xent_loss`.
+
+    Returns:
+        Float `(n,)`, >= 0, as of `nt_xent_loss`: 0 for an anchor without a positive, which does not count.
+
+    Raises:
+        ValueError: `temperature` is not positive, `position` is unknown, or a shape is known to be wrong.
+
+    Reference:
+        Khosla et al., 2020, Supervised Contrastive Learning, Eq. 2 and 3. The public code multiplies by the
+        temperature over 0.07, and counts anchors without a positive; solo-learn's is "in" less log |P|.
+
+    Example:
+        >>> rows = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+        >>> sup_con_loss([5, 5, 5], rows, temperature=1.0, position="in").numpy().round(4)
+        array([0.6931, 0.6931, 0.6931], dtype=float32)
+    """
+    options = {"temperature": temperature, "position": position}
+    return _sup_con(ids, embeddings, **options, **sets)[0]
+
+
 @keras.saving.register_keras_serializable("keras_contrastive")
-class NTXentLoss(ContrastiveLossBase):
+class NTXentLoss(FunctionLoss):
     """`nt_xent_loss` as a Keras loss: `loss(ids, embeddings, sample_weight=None, **sets)`.
 
     Also for `model.compile(loss=NTXentLoss())` on labelled data, the labels being the ids.
@@ -74,57 +158,86 @@ class NTXentLoss(ContrastiveLossBase):
         name: str = "nt_xent_loss",
     ):
         check_positive(temperature=temperature)
-        super().__init__(reduction=reduction, name=name)
-        self.temperature = temperature
-
-    def values_and_counts(self, y_true, y_pred, *, temperature=None, **sets):
-        temperature = self.temperature if temperature is None else temperature
-        return _nt_xent(y_true, y_pred, temperature=temperature, **sets)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "temperature": self.temperature}
+        options = {"temperature": temperature}
+        super().__init__(_nt_xent, options, reduction=reduction, name=name)
 
 
-def _nt_xent(
-    ids,
-    embeddings,
-    *,
-    temperature,
-    candidates=None,
-    candidate_log_probability=None,
-    **sets,
-):
-    check_positive(temperature=temperature)
-    # Normalised before any cast to float32: the floor for tiny rows depends on the dtype they came in.
-    check_sets(
-        ids,
-        embeddings,
-        candidates=candidates,
-        candidate_log_probability=candidate_log_probability,
-        **sets,
+@keras.saving.register_keras_serializable("keras_contrastive")
+class InfoNCELoss(FunctionLoss):
+    """`info_nce_loss` as a Keras loss: `loss(ids, embeddings, sample_weight=None, candidates=..., **sets)`.
+
+    Args:
+        temperature: Float > 0. A `temperature=` in the call takes its place.
+        reduction: `"sum_over_batch_size"` (the mean over anchors that count), `"sum"` or `"none"`.
+        name: Name of the loss.
+
+    Raises:
+        ValueError: `temperature` is not a finite number > 0, or `reduction` is unknown.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        *,
+        reduction: str = "sum_over_batch_size",
+        name: str = "info_nce_loss",
+    ):
+        check_positive(temperature=temperature)
+        options = {"temperature": temperature}
+        super().__init__(_nt_xent, options, reduction=reduction, name=name)
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class SupConLoss(FunctionLoss):
+    """`sup_con_loss` as a Keras loss: `loss(ids, embeddings, sample_weight=None, **sets)`.
+
+    Also for `model.compile(loss=SupConLoss())` on labelled data, the labels being the ids.
+
+    Args:
+        temperature: Float > 0. A `temperature=` in the call takes its place.
+        position: Of the logarithm, `"out"` of the sum over positives or `"in"` it.
+        reduction: `"sum_over_batch_size"` (the mean over anchors that count), `"sum"` or `"none"`.
+        name: Name of the loss.
+
+    Raises:
+        ValueError: `temperature` is not a finite number > 0, or `position` or `reduction` is unknown.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        *,
+        position: str = "out",
+        reduction: str = "sum_over_batch_size",
+        name: str = "sup_con_loss",
+    ):
+        check_positive(temperature=temperature)
+        check_choice("position", position, POSITIONS)
+        options = {"temperature": temperature, "position": position}
+        super().__init__(_sup_con, options, reduction=reduction, name=name)
+
+
+@compiled
+def _nt_xent(ids, embeddings, **options):
+    comparison = compare_sets(ids, embeddings, **options)
+    everything, logits, weight = comparison.statistics(
+        LogSumExp("all"), POSITIVE_LOGITS, POSITIVE_WEIGHT
     )
-    anchors = normalize_rows(embeddings)
-    columns = (
-        anchors
-        if candidates is None
-        else tf.cast(normalize_rows(candidates), anchors.dtype)
+    values = everything - tf.math.divide_no_nan(logits, weight)
+    return where_counted(weight > 0, tf.nn.relu(values))  # rounding may fall below 0
+
+
+def _sup_con(ids, embeddings, *, position, **options):
+    check_choice("position", position, POSITIONS)
+    return (_nt_xent if position == "out" else _sup_con_in)(ids, embeddings, **options)
+
+
+@compiled
+def _sup_con_in(ids, embeddings, **options):
+    comparison = compare_sets(ids, embeddings, **options)
+    everything, positives, weight = comparison.statistics(
+        LogSumExp("all"), LogSumExp("positives"), POSITIVE_WEIGHT
     )
-    exists, weight = match(
-        ids,
-        num_candidates=None if candidates is None else tf.shape(columns)[0],
-        dtype=anchors.dtype,
-        **sets,
-    )
-    logits = tf.matmul(anchors, columns, transpose_b=True) / as_scalar(
-        temperature, anchors.dtype
-    )  # (n, columns)
-    if candidate_log_probability is not None:
-        logits -= tf.cast(candidate_log_probability, logits.dtype)[None, :]
-    # A large finite number, not -inf: a row without columns then has a finite gradient.
-    normalizer = tf.reduce_logsumexp(
-        tf.where(exists, logits, logits.dtype.min / 4), axis=1
-    )  # (n,)
-    total = tf.reduce_sum(weight, axis=1)
-    surprise = tf.where(weight > 0, normalizer[:, None] - logits, tf.zeros_like(logits))
-    values = tf.math.divide_no_nan(tf.reduce_sum(weight * surprise, axis=1), total)
-    return values, tf.cast(total > 0, values.dtype)
+    counts = weight > 0
+    values = everything - positives + tf.math.log(tf.where(counts, weight, 1.0))
+    return where_counted(counts, tf.nn.relu(values))

@@ -80,7 +80,59 @@ def input_share() -> str:
     )
 
 
-TABLES = {"digits": digits, "real_images": real_images, "input_share": input_share}
+def losses() -> str:
+    """Time and memory of the losses, one row a loss, size and library."""
+    import losses as benchmark
+
+    record = _results.read("losses")
+    machine = record["results"]["machine"]
+    rows = [
+        "| loss | pairs | library | value and gradient | our time is | memory beyond the inputs | value |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    measured = benchmark.summary(record["results"])
+    own = {(r["loss"], r["pairs"]): r for r in measured if r["library"] == "ours"}
+    for row in measured:
+        ours = own[row["loss"], row["pairs"]]
+        ratio = "" if row is ours else f"1 / {row['seconds'] / ours['seconds']:.1f}"
+        memory = row["extra_bytes"]
+        cells = [
+            f"`{row['loss']}`" if row is ours else "",
+            f"{row['pairs']:,}" if row is ours else "",
+            f"**{row['library']}**" if row is ours else row["library"],
+            _duration(row["seconds"]),
+            ratio,
+            "" if memory is None else f"{memory / 2**20:,.0f} MiB",
+            f"{row['value']:.5g}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    largest = own["nt_xent", 4096]
+    limit = benchmark.limit_seconds(machine, 4096)
+    versions = ", ".join(
+        f"{name} {version}" for name, version in record["peers"].items()
+    )
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"`{record['command']}`: float32, dimension {benchmark.DIM}, {record['threads']} threads, each measurement in a "
+            f"process of its own, libraries in turns, medians. {_machine(record)} {versions}. On this machine two products of "
+            f"all rows and all exponentials, at the rates measured for one tile, would take {_duration(limit)} at 4,096 "
+            f"pairs: NT-Xent runs at {limit / largest['seconds']:.0%} of that.",
+        ]
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
+
+
+TABLES = {
+    "digits": digits,
+    "real_images": real_images,
+    "input_share": input_share,
+    "losses": losses,
+}
 
 
 def _how(result: dict) -> str:

@@ -1,0 +1,637 @@
+"""Statistics of a similarity matrix that is never built: the engine of the softmax family and the sigmoid loss.
+
+An anchor compares itself with its columns: `logit = anchor . column + bias`. All that a loss of the family asks
+of its logits are a few numbers for each anchor, its *statistics*: log-sum-exps (`LogSumExp`) and sums over pairs
+(`PairSum`), over all columns, over the positives or over the negatives. `Comparison.statistics` gives them as
+tensors `[n]` with gradients into the anchors, the columns and the parameters of the terms; the loss is then
+ordinary arithmetic on vectors.
+
+How: tile by tile, forwards with running log-sum-exps, backwards by computing each tile again, so that memory
+grows with n and not with n^2. Where the anchors are their own columns only the tiles on and above the diagonal
+are visited, and where both sides are anchors (pairs) all are visited once: every tile then serves its rows and,
+from the other side, its columns. The loop is compiled by XLA (`compiled`), has tiles of one size, and updates its
+accumulators in place (a `tf.TensorArray` becomes XLA's dynamic-update-slice).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+from typing import Callable, NamedTuple
+
+import tensorflow as tf
+
+from keras_contrastive._numerics import normalize_rows
+from keras_contrastive.losses._id_sums import positive_sums
+from keras_contrastive.losses.sets import Match, Relation, match
+
+# The largest side of a tile: its few temporaries of 4 MB stay near the caches.
+TILE = 1024
+# A matrix of up to this many entries (16 MB) is one tile, which is kept for the gradient.
+AT_ONCE = 2**22
+# One of up to this many is computed without XLA: compiling would cost more than it gains.
+SMALL = 2**16
+# Logits known to lie within [-b, b], with 2 b up to this, need no running maximum: exp(-80) is a normal number.
+FIXED_RANGE = {tf.float32: 80.0, tf.float64: 600.0}
+
+
+class Pair(NamedTuple):
+    """What a tile knows of its pairs of an anchor and a column; tensors `[rows, columns]`."""
+
+    logit: tf.Tensor
+    product: tf.Tensor
+    """anchor . column: the logit without its bias."""
+    weight: tf.Tensor
+    """The weight as a positive; 0: a negative."""
+
+
+class Side(NamedTuple):
+    """A tile as its anchors see it: by its rows (`axis` 1: what they sum over) or by its columns (`axis` 0)."""
+
+    pair: Pair
+    exists: tf.Tensor
+    axis: int
+    bound: tf.Tensor | None
+    """All |logit| are at most this; None: nothing is known."""
+
+    def mask(self, over: str) -> tf.Tensor:
+        positive = self.pair.weight > 0
+        masks = {"all": self.exists, "positives": positive}
+        return masks[over] if over in masks else self.exists & ~positive
+
+    def sum(self, values, mask) -> tf.Tensor:
+        return tf.reduce_sum(tf.where(mask, values, 0.0), self.axis)
+
+    def spread(self, vector) -> tf.Tensor:
+        """A number for each anchor, to be broadcast over its columns."""
+        return tf.expand_dims(vector, self.axis)
+
+
+class LogSumExp(NamedTuple):
+    """log sum_j exp(scale logit_ij) over the columns `over`; over positives log sum_j w_ij exp(scale logit_ij).
+
+    An anchor without such a column has `lowest(dtype)`, without a gradient.
+    """
+
+    over: str
+    """"all", "positives" or "negatives"."""
+    scale: float = 1.0
+
+    num_parameters = 0
+
+    def start(self, like, bound) -> tuple:
+        """The state before any tile, for a vector `like`: ([maximum so far,] sum so far)."""
+        total = tf.zeros_like(like)
+        return (total,) if bound is not None else (total + lowest(like.dtype), total)
+
+    def add(self, state: tuple, side: Side, parameters) -> tuple:
+        """The state after a tile more."""
+        mask, logit = side.mask(self.over), self.scale * side.pair.logit
+        if side.bound is not None:
+            terms = self._weighted(tf.exp(logit - self.scale * side.bound), side)
+            return (state[0] + side.sum(terms, mask),)
+        top, total = state
+        below = tf.where(mask, logit, lowest(logit.dtype))
+        new_top = tf.maximum(top, tf.reduce_max(below, side.axis))
+        terms = self._weighted(tf.exp(logit - side.spread(new_top)), side)
+        return new_top, total * tf.exp(top - new_top) + side.sum(terms, mask)
+
+    def merge(self, first: tuple, second: tuple) -> tuple:
+        """The state after the tiles of both."""
+        if len(first) == 1:
+            return (first[0] + second[0],)
+        top = tf.maximum(first[0], second[0])
+        return top, sum(total * tf.exp(own - top) for own, total in (first, second))
+
+    def finish(self, state: tuple, bound) -> tf.Tensor:
+        """The statistic."""
+        total = state[-1]
+        top = state[0] if bound is None else self.scale * bound
+        empty = total == 0
+        value = top + tf.math.log(tf.where(empty, tf.ones_like(total), total))
+        return tf.where(empty, lowest(total.dtype), value)
+
+    def pull(self, side: Side, value, upstream, parameters) -> tuple:
+        """Of sum(upstream * value): the gradient of the logits, and those of the parameters."""
+        logit, factor = self.scale * side.pair.logit, self.scale * upstream
+        if side.bound is None:
+            terms = tf.exp(logit - side.spread(value))
+        else:  # exponentials that both sides of a tile share
+            bound = self.scale * side.bound
+            terms = tf.exp(logit - bound)
+            top = tf.where(is_empty(value), bound, value)
+            factor *= tf.exp(bound - top)
+        terms = self._weighted(terms, side) * side.spread(factor)
+        return tf.where(side.mask(self.over), terms, 0.0), ()
+
+    def _weighted(self, terms, side: Side) -> tf.Tensor:
+        return side.pair.weight * terms if self.over == "positives" else terms
+
+
+class PairSum(NamedTuple):
+    """sum_j w_ij function(pair_ij, *parameters_i) over the columns `over`, where w is 1 but for positives."""
+
+    over: str
+    function: Callable | None = None
+    """From a `Pair` and its parameters to a tensor of a tile, entry by entry; finite for all finite logits, and
+    so is its derivative. Compiled code is kept by it: it must be hashable by value. None: 1."""
+    num_parameters: int = 0
+
+    def start(self, like, bound) -> tuple:
+        return (tf.zeros_like(like),)
+
+    def add(self, state: tuple, side: Side, parameters) -> tuple:
+        return (state[0] + self._sum(side, side.pair.logit, parameters),)
+
+    def merge(self, first: tuple, second: tuple) -> tuple:
+        return (first[0] + second[0],)
+
+    def finish(self, state: tuple, bound) -> tf.Tensor:
+        return state[0]
+
+    def pull(self, side: Side, value, upstream, parameters) -> tuple:
+        if self.function is None:
+            return None, ()
+        logit = side.pair.logit
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch((logit, parameters))
+            total = tf.reduce_sum(upstream * self._sum(side, logit, parameters))
+        return tape.gradient(total, (logit, parameters), unconnected_gradients="zero")
+
+    def _sum(self, side: Side, logit, parameters) -> tf.Tensor:
+        pair, mask = side.pair._replace(logit=logit), side.mask(self.over)
+        if self.function is None:
+            values = tf.ones_like(logit)
+        else:
+            values = self.function(pair, *[side.spread(p) for p in parameters])
+        return side.sum(
+            pair.weight * values if self.over == "positives" else values, mask
+        )
+
+
+# What `id_sums` gives without a sweep where ids tell the positives: the sum of their logits, and of their weights.
+POSITIVE_LOGITS = PairSum("positives", lambda pair: pair.logit)
+POSITIVE_WEIGHT = PairSum("positives")
+
+
+class Comparison(NamedTuple):
+    """Anchors and columns, and how they belong together: logit = scale * cosine + bias."""
+
+    rows: tf.Tensor
+    """Float `[n, dim]`: the anchors, normalised here."""
+    columns: tf.Tensor | None
+    """Float `[columns, dim]`; None: the anchors are their own columns, and `relation` is by ids alone."""
+    relation: Relation
+    scale: tf.Tensor
+    """Float scalar > 0, the inverse temperature."""
+    bias: tf.Tensor | None = None
+    """Float `[columns]`, added to the logits of a column. No gradient flows into it."""
+    bound: float | None = None
+    """`scale`, where it is known beforehand: no |scale * cosine| is larger."""
+    both_sides: bool = False
+    """The columns are anchors as well, with the anchors as columns: as many, and `bias` holds for both."""
+
+    def statistics(self, *terms, parameters: tuple = ()) -> list[tf.Tensor]:
+        """One tensor `[n]` for each term; with `both_sides` `[2, n]`: of the anchors, and of the columns.
+
+        The gradient is written by hand: it keeps the inputs and the statistics, and makes all else again.
+
+        Args:
+            *terms: `LogSumExp`s and `PairSum`s.
+            parameters: Those of all terms, one term after the other, each of the shape of a statistic.
+        """
+        apart = [t for t in (POSITIVE_LOGITS, POSITIVE_WEIGHT) if self._positives_by_id]
+        setting = _setting(self, tuple(term for term in terms if term not in apart))
+        inputs = [i for i in (self.rows, self.scale, self.columns) if i is not None]
+
+        @tf.custom_gradient
+        def compute(*inputs):
+            inputs, parameters = inputs[:num_inputs], inputs[num_inputs:]
+            sides = self._sides(*inputs)
+            given = _Given(
+                self.relation, self.bias, inputs[1] if setting.fixed else None
+            )
+            values, kept = _forward(setting, sides, parameters, given)
+            sums = self._positive_sums(sides) if apart else []
+
+            def gradient(*upstream):
+                above, above_sums = upstream[: len(values)], upstream[len(values) :]
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    again = [tf.identity(i) for i in inputs]  # one may be given twice
+                    tape.watch(again)
+                    sides = self._sides(*again)
+                    sums = self._positive_sums(sides) if apart else []
+                of_sides, of_parameters = _backward(
+                    setting, sides, parameters, given, kept, values, above
+                )
+                of_inputs = tape.gradient(
+                    [*sides, *sums], again, [*of_sides, *above_sums]
+                )
+                return *of_inputs, *of_parameters
+
+            return [*values, *sums], gradient
+
+        num_inputs = len(inputs)
+        results = iter(compute(*inputs, *parameters))
+        swept = {term: next(results) for term in setting.terms}
+        found = {**swept, **dict(zip(apart, results))}
+        return [found[term] for term in terms]
+
+    @property
+    def _positives_by_id(self) -> bool:
+        relation = self.relation
+        mask = relation.candidate_mask
+        of_pairs = mask is not None and mask.shape.rank == 2
+        in_matrix = of_pairs or relation.positives is not None
+        return relation.ids.dtype.is_integer and not in_matrix
+
+    def _sides(self, rows, scale, columns=None) -> list[tf.Tensor]:
+        """Anchors, and columns where they are others, whose products are the logits without bias."""
+        # Normalised before any cast to float32: the floor for tiny rows depends on the dtype they came in.
+        anchors = normalize_rows(rows)
+        if columns is None:
+            return [anchors * tf.sqrt(scale)]
+        return [anchors * scale, tf.cast(normalize_rows(columns), anchors.dtype)]
+
+    def _positive_sums(self, sides) -> list[tf.Tensor]:
+        relation, bias = self.relation, self.bias
+        anchors, columns = sides if len(sides) == 2 else (*sides, None)
+        sums = positive_sums(anchors, columns, relation, bias)
+        if not self.both_sides:
+            return sums
+        swapped = Relation(relation.candidate_ids, relation.ids)
+        of_columns = positive_sums(columns, anchors, swapped, bias)
+        return [tf.stack(both) for both in zip(sums, of_columns)]
+
+
+def compiled(function: Callable) -> Callable:
+    """Let XLA compile `function(ids or first, rows, **options)`, but for small matrices of known size."""
+    by_xla = tf.function(function, jit_compile=True, autograph=False)
+
+    @tf.autograph.experimental.do_not_convert  # nothing here needs it, and tracing is faster
+    @functools.wraps(function)
+    def run(first, rows, **options):
+        first, rows = tf.convert_to_tensor(first), tf.convert_to_tensor(rows)
+        options = {name: _as_argument(option) for name, option in options.items()}
+        others = [options.get(name) for name in ("candidates", "negatives")]
+        others = [other for other in others if other is not None] or [rows]
+        small = sum(_entries(rows, other) for other in others) <= SMALL
+        return (function if small else by_xla)(first, rows, **options)
+
+    return run
+
+
+def _as_argument(option):
+    """Numbers as plain ones, which are constants of the compiled code, arrays and variables as tensors."""
+    if option is None or isinstance(option, (bool, str)):
+        return option
+    is_number = isinstance(option, numbers.Real)
+    return float(option) if is_number else tf.convert_to_tensor(option)
+
+
+def lowest(dtype) -> tf.Tensor:
+    """In place of minus infinity: finite, so that no difference of two is NaN."""
+    return tf.constant(dtype.min / 4, dtype)
+
+
+def is_empty(log_sum_exp) -> tf.Tensor:
+    """Whether there was no column to sum over; bool of the shape of the statistic."""
+    return log_sum_exp == lowest(log_sum_exp.dtype)
+
+
+class _Given(NamedTuple):
+    """What a sweep gets beside its differentiable inputs."""
+
+    relation: Relation
+    bias: tf.Tensor | None
+    bound: tf.Tensor | None
+
+
+class _Setting(NamedTuple):
+    """What a sweep is like."""
+
+    terms: tuple
+    symmetric: bool
+    both_sides: bool
+    fixed: bool
+    """The logits are known to be so small that sums of exponentials need no running maximum."""
+    at_once: bool
+    """One tile holds everything, and is kept."""
+
+    @property
+    def ways(self) -> int:
+        """2 where a tile serves its columns as well as its rows."""
+        return 2 if self.both_sides or self.symmetric else 1
+
+    @property
+    def own_transpose(self) -> bool:
+        """The one tile is symmetric: its columns see what its rows see."""
+        return self.symmetric and self.at_once
+
+
+def _setting(comparison: Comparison, terms: tuple) -> _Setting:
+    anchors, columns = comparison.rows, comparison.columns
+    columns = anchors if columns is None else columns
+    entries = _entries(anchors, columns)
+    scale = max(getattr(term, "scale", 1.0) for term in terms)
+    bounded = comparison.bound is not None and comparison.bias is None
+    return _Setting(
+        terms=terms,
+        symmetric=comparison.columns is None,
+        both_sides=comparison.both_sides,
+        fixed=bounded
+        and entries > SMALL
+        and 2 * scale * comparison.bound <= FIXED_RANGE[comparison.scale.dtype],
+        at_once=entries <= AT_ONCE,
+    )
+
+
+def _entries(rows, columns) -> float:
+    """How large the matrix is; infinity where that is not known yet."""
+    counts = rows.shape[:1] + columns.shape[:1]
+    return counts.num_elements() if counts.is_fully_defined() else math.inf
+
+
+def _forward(setting: _Setting, sides, parameters, given: _Given):
+    """The statistics of all terms, and what is kept of the matrix for the gradient."""
+    tiles = _Tiles(setting, sides, parameters, given)
+
+    def visit(indices, states):
+        return [
+            [
+                term.add(state, side, own)
+                for term, state, own in zip(setting.terms, states[way], of_terms)
+            ]
+            for way, (side, of_terms) in enumerate(tiles.seen(indices)[:ways])
+        ]
+
+    ways = 1 if setting.own_transpose else setting.ways
+    starts = [
+        [term.start(zeros, given.bound) for term in setting.terms]
+        for zeros in tiles.zeros()[:ways]
+    ]
+    states = tiles.sweep(visit, starts)
+    if setting.symmetric and ways == 2:
+        states = [[t.merge(*both) for t, *both in zip(setting.terms, *states)]]
+    finished = [
+        [term.finish(state, given.bound) for term, state in zip(setting.terms, way)]
+        for way in states
+    ]
+    return [tiles.join_vector(blocks) for blocks in zip(*finished)], tiles.kept
+
+
+def _backward(setting: _Setting, sides, parameters, given, kept, values, upstream):
+    """The gradients of sum(upstream * values): of the sides, then of the parameters."""
+    tiles = _Tiles(setting, sides, parameters, given, kept)
+    values = [tiles.cut_vector(value) for value in values]
+    upstream = [tiles.cut_vector(value) for value in upstream]
+
+    def pull(way: int, index, side: Side, of_terms):
+        """The gradients of a tile's logits, and of the parameters of its anchors."""
+        of_logits, of_parameters = [], []
+        for term, value, above, own in zip(setting.terms, values, upstream, of_terms):
+            pulled = term.pull(side, value[way][index], above[way][index], own)
+            of_logits += [] if pulled[0] is None else [pulled[0]]
+            of_parameters += pulled[1]
+        return functools.reduce(tf.add, of_logits), of_parameters
+
+    def visit(indices, states):
+        seen = [
+            pull(way, index, *seen)
+            for way, (index, seen) in enumerate(zip(indices, tiles.seen(indices)))
+        ]
+        of_logits = functools.reduce(tf.add, [of_logits for of_logits, _ in seen])
+        i, j = indices
+        new = [[tf.matmul(of_logits, tiles.columns[j]), *seen[0][1]]]
+        if not setting.own_transpose:
+            # As [dim, columns]: the product of a transposed tile is several times slower on CPUs.
+            of_columns = tf.matmul(tiles.rows[i], of_logits, transpose_a=True)
+            new.append([of_columns, *(seen[1][1] if setting.ways == 2 else [])])
+        return tf.nest.map_structure(tf.add, states, new)
+
+    starts = [[tiles.zero_gradient(0)]]
+    if not setting.own_transpose:
+        starts.append([tiles.zero_gradient(1)])
+    for start, zeros in zip(starts, tiles.zeros()):
+        start += [zeros] * len(parameters)
+    states = tiles.sweep(visit, starts)
+    gradients = [tiles.join(k, state.pop(0), k == 1) for k, state in enumerate(states)]
+    states = states[: setting.ways]
+    if setting.symmetric:
+        gradients = [functools.reduce(tf.add, gradients)]
+        states = [[functools.reduce(tf.add, both) for both in zip(*states)]]
+    return gradients, [tiles.join_vector(blocks) for blocks in zip(*states)]
+
+
+class _Tiles:
+    """The inputs of a sweep, cut into blocks of rows (side 0) and columns (side 1), padded to one size.
+
+    A *vector* has a number for each anchor. Cut, it has one tensor `[blocks, tile]` for each way.
+    """
+
+    def __init__(self, setting, sides, parameters, given: _Given, kept=None):
+        self.setting, self.given, self.kept = setting, given, kept
+        self._counts = [_count(sides[0]), _count(sides[-1])]
+        self.rows, self.columns = self._cut(0, sides[0]), self._cut(1, sides[-1])
+        self._cut_relation(given.relation)
+        bias = given.bias
+        # Each way adds the bias of the other side.
+        self._bias = (
+            None if bias is None else [self._cut(k, bias) for k in self._others]
+        )
+        cut, self._parameters = [self.cut_vector(p) for p in parameters], []
+        for term in setting.terms:
+            self._parameters.append(cut[: term.num_parameters])
+            cut = cut[term.num_parameters :]
+
+    @property
+    def _others(self) -> list[int]:
+        """For each way the side of its columns."""
+        return [1, 0][: self.setting.ways]
+
+    def cut_vector(self, vector) -> list[tf.Tensor]:
+        ways = range(self.setting.ways)
+        if self.setting.both_sides:
+            return [self._cut(k, vector[k]) for k in ways]
+        return [self._cut(0, vector)] * len(ways)
+
+    def join_vector(self, blocks) -> tf.Tensor:
+        joined = [self.join(k, part) for k, part in enumerate(blocks)]
+        return tf.stack(joined) if self.setting.both_sides else joined[0]
+
+    def join(self, k: int, blocks, transposed: bool = False) -> tf.Tensor:
+        """Undo the cutting of side `k`, of blocks that are matrices `transposed` maybe."""
+        if transposed:
+            blocks = tf.linalg.matrix_transpose(blocks)
+        if self.setting.at_once:
+            return blocks
+        shape = tf.concat([[-1], tf.shape(blocks)[2:]], axis=0)
+        return tf.reshape(blocks, shape)[: self._counts[k]]
+
+    def zeros(self) -> list[tf.Tensor]:
+        """The state of a vector of zeros, for each way."""
+        sides = (self.rows, self.columns)[: self.setting.ways]
+        if self.setting.at_once:
+            return [tf.zeros_like(side[0][:, 0]) for side in sides]
+        return [tf.zeros_like(side[:, :, 0]) for side in sides]
+
+    def zero_gradient(self, k: int) -> tf.Tensor:
+        """The state of a gradient of zeros, of side 1 transposed."""
+        side = (self.rows, self.columns)[k]
+        zeros = tf.zeros_like(side[0] if self.setting.at_once else side)
+        return tf.linalg.matrix_transpose(zeros) if k == 1 else zeros
+
+    def seen(self, indices) -> list[tuple[Side, list]]:
+        """The tile at `indices` as each way sees it, with the parameters of its anchors for each term."""
+        i, j = indices
+        product = self.kept
+        if product is None:
+            product = tf.matmul(self.rows[i], self.columns[j], transpose_b=True)
+        if self.setting.at_once:
+            self.kept = product
+        exists, weight = self._match(i, j)
+        sides = []
+        for way, axis in enumerate([1, 0][: self.setting.ways]):
+            logit = product
+            if self._bias is not None:
+                logit += tf.expand_dims(self._bias[way][indices[1 - way]], 1 - axis)
+            if way == 1 and self.setting.symmetric and not self.setting.at_once:
+                # On the diagonal the rows see it all.
+                exists &= i != j
+                weight = tf.where(exists, weight, 0.0)
+            pair = Pair(logit, product, weight)
+            side = Side(pair, exists, axis, self.given.bound)
+            index = indices[way]
+            own = [tuple(p[way][index] for p in term) for term in self._parameters]
+            sides.append((side, own))
+        return sides
+
+    def sweep(self, visit: Callable, states: list) -> list:
+        """Let `visit((i, j), states)` change the states of the block of rows i and of columns j, for all tiles.
+
+        Args:
+            visit: From the indices of a tile, and nests of tensors `[tile, ...]`, to such nests.
+            states: A nest for the rows, and one for the columns, of tensors `[blocks, tile, ...]`; at once, of
+                tensors of that one tile.
+
+        Returns:
+            The states at the end.
+        """
+        if self.setting.at_once:
+            return visit((0, 0), states)
+        sides = [k for k, state in enumerate(states) for _ in tf.nest.flatten(state)]
+        blocks = [tf.shape(side)[0] for side in (self.rows, self.columns)]
+
+        def step(i, j, *arrays):
+            own = [array.read((i, j)[k]) for k, array in zip(sides, arrays)]
+            new = visit((i, j), tf.nest.pack_sequence_as(states, own))
+            arrays = [
+                array.write((i, j)[k], state)
+                for k, array, state in zip(sides, arrays, tf.nest.flatten(new))
+            ]
+            more = j + 1 < blocks[1]
+            first = i + 1 if self.setting.symmetric else 0
+            return (tf.where(more, i, i + 1), tf.where(more, j + 1, first), *arrays)
+
+        arrays = [_array(state) for state in tf.nest.flatten(states)]
+        _, _, *arrays = tf.while_loop(
+            lambda i, *_: i < blocks[0], step, (0, 0, *arrays)
+        )
+        return tf.nest.pack_sequence_as(states, [array.stack() for array in arrays])
+
+    def _cut(self, k: int, tensor, padding=0) -> tf.Tensor:
+        """`[count, ...]` of side `k` as `[blocks, tile, ...]`; at once, as a list of itself."""
+        if tensor is None:
+            return None
+        if self.setting.at_once:
+            return [tensor]
+        blocks, tile = _tiling(self._counts[k])
+        before_and_after = [[0, blocks * tile - self._counts[k]]]
+        rest = tensor.shape[1:]
+        paddings = tf.concat([before_and_after, tf.zeros([rest.rank, 2], tf.int32)], 0)
+        padded = tf.pad(
+            tensor, paddings, constant_values=tf.cast(padding, tensor.dtype)
+        )
+        return tf.reshape(padded, tf.concat([[blocks, tile], tf.shape(tensor)[1:]], 0))
+
+    def _cut_relation(self, relation: Relation) -> None:
+        """The relation as `_match` reads it: rows and columns cut, matrices over pairs padded."""
+        at_once, counts = self.setting.at_once, self._counts
+        ids, other, own, mask, negative_only, positives = relation
+        unknown = -1 if ids.dtype.is_integer else 0
+        self._ids = self._cut(0, ids, unknown)
+        self._other_ids = self._cut(1, ids if other is None else other, unknown)
+        own = tf.range(counts[0]) if self.setting.symmetric else own
+        self._own = self._cut(0, own, -1)
+        self._negative_only = self._cut(1, negative_only)
+        self._positives = self._cut_pairs(positives)
+        of_pairs = mask is not None and mask.shape.rank == 2
+        self._pair_mask = self._cut_pairs(mask if of_pairs else None)
+        of_columns, of_rows = None if of_pairs else mask, None
+        if not at_once:  # padding does not exist
+            if of_columns is None:
+                of_columns = tf.ones([counts[1]], tf.bool)
+            if self.setting.ways == 2:
+                of_rows = tf.ones([counts[0]], tf.bool)
+        self._row_mask = self._cut(0, of_rows)
+        self._column_mask = self._cut(1, of_columns)
+
+    def _cut_pairs(self, pairs):
+        """`[n, columns]`, padded, or None."""
+        if pairs is None or self.setting.at_once:
+            return pairs
+        padded = [tf.reduce_prod(tf.shape(s)[:2]) for s in (self.rows, self.columns)]
+        return tf.pad(pairs, [[0, p - count] for p, count in zip(padded, self._counts)])
+
+    def _match(self, i, j) -> Match:
+        """How the rows of block i and the columns of block j belong together."""
+
+        def part(blocks, index):
+            return None if blocks is None else blocks[index]
+
+        own, positives, mask = part(self._own, i), self._positives, self._pair_mask
+        if not self.setting.at_once:
+            size = [tf.shape(side)[1] for side in (self.rows, self.columns)]
+            start = [i * size[0], j * size[1]]
+            own = None if own is None else own - start[1]
+            mask, positives = (
+                None if pairs is None else tf.slice(pairs, start, size)
+                for pairs in (mask, positives)
+            )
+        masks = [mask]
+        if self._row_mask is not None:
+            masks.append(self._row_mask[i][:, None])
+        if self._column_mask is not None:
+            masks.append(self._column_mask[j][None, :])
+        masks = [mask for mask in masks if mask is not None]
+        return match(
+            self._ids[i],
+            candidate_ids=self._other_ids[j],
+            self_index=own,
+            candidate_mask=functools.reduce(tf.logical_and, masks) if masks else None,
+            negative_only=part(self._negative_only, j),
+            positives=positives,
+            dtype=self.rows[i].dtype,
+        )
+
+
+def _count(side):
+    """How many rows there are: a number where it is known."""
+    return tf.shape(side)[0] if side.shape[0] is None else side.shape[0]
+
+
+def _tiling(count):
+    """The number of blocks, and their one size."""
+    blocks = tf.maximum(1, -(-count // TILE))
+    return blocks, -(-count // blocks)
+
+
+def _array(blocks) -> tf.TensorArray:
+    array = tf.TensorArray(
+        blocks.dtype,
+        size=tf.shape(blocks)[0],
+        element_shape=blocks.shape[1:],
+        clear_after_read=False,
+    )
+    return array.unstack(blocks)

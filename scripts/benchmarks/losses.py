@@ -1,0 +1,480 @@
+"""Time and peak memory of a loss's value and gradient, ours against other libraries.
+
+Every measurement runs in a process of its own, on the same rows (normal, two noisy views, dimension 128), on the same
+number of threads; libraries take turns, round after round. Values and gradients are compared first. Results go to
+scripts/benchmarks/results/losses.json as they come: a run that was stopped goes on where it was, --overwrite starts
+anew. At the end the curves are drawn into docs/losses.png.
+
+The others need `make venv-benchmarks` (Python 3.11); without it ours alone is measured.
+
+Examples:
+  python scripts/benchmarks/losses.py                      all, about half an hour on an otherwise idle machine
+  python scripts/benchmarks/losses.py --losses sup_con     one loss
+  python scripts/benchmarks/losses.py --plot               the picture again, from the results
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]
+
+DIM = 128
+CLASSES = 10  # of the labelled rows
+PEERS = ROOT / ".venv-benchmarks" / "bin" / "python"
+PICTURE = ROOT / "docs" / "losses.png"
+
+# For each loss: the sizes, in pairs (two rows each), and up to which size each library is asked.
+CASES = {
+    "nt_xent": {
+        "pairs": (256, 1024, 4096, 16384, 32768),
+        "libraries": {"ours": 32768, "lightly": 16384, "pytorch_metric_learning": 1024},
+    },
+    "sup_con": {
+        "pairs": (512, 4096),
+        "libraries": {"ours": 4096, "pytorch_metric_learning": 512},
+    },
+    "decoupled": {"pairs": (1024,), "libraries": {"ours": 1024, "lightly": 1024}},
+    "decoupled_weighted": {
+        "pairs": (1024,),
+        "libraries": {"ours": 1024, "lightly": 1024},
+    },
+    "symmetric_info_nce": {
+        "pairs": (1024, 4096),
+        "libraries": {"ours": 4096, "open_clip": 4096},
+    },
+    "sigmoid": {
+        "pairs": (1024, 4096),
+        "libraries": {"ours": 4096, "tensorflow_xla": 4096, "open_clip": 4096},
+    },
+    "debiased": {"pairs": (1024,), "libraries": {"ours": 1024}},
+    "hard_negative": {"pairs": (1024,), "libraries": {"ours": 1024}},
+}
+OWN_LIBRARIES = ("ours", "tensorflow_xla")
+LARGE = 8192  # pairs from which one round has to do
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--losses", nargs="+", choices=CASES, help="default: all")
+    parser.add_argument(
+        "--pairs", nargs="+", type=int, help="sizes to measure (default: each loss's)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of each library (default: 3)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads of every library (default: 2)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="forget old results")
+    parser.add_argument("--plot", action="store_true", help="draw the picture alone")
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+# ---- one measurement, in its own process
+
+
+def rows_of(loss: str, pairs: int):
+    """Two views and the ids of their rows, first views first."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    first = generator.normal(size=(pairs, DIM)).astype(np.float32)
+    second = first + generator.normal(size=(pairs, DIM)).astype(np.float32)
+    ids = np.arange(pairs) % CLASSES if loss == "sup_con" else np.arange(pairs)
+    return first, second, np.tile(ids, 2)
+
+
+def ours(loss: str, pairs: int):
+    import tensorflow as tf
+
+    import keras_contrastive as kc
+
+    first, second, ids = rows_of(loss, pairs)
+    losses = {
+        "nt_xent": kc.losses.NTXentLoss(0.1),
+        "sup_con": kc.losses.SupConLoss(0.1),
+        "decoupled": kc.losses.DecoupledLoss(0.1),
+        "decoupled_weighted": kc.losses.DecoupledLoss(0.1, weighted=True),
+        "debiased": kc.losses.DebiasedLoss(),
+        "hard_negative": kc.losses.HardNegativeLoss(),
+        "symmetric_info_nce": kc.losses.SymmetricInfoNCELoss(0.07),
+        "sigmoid": kc.losses.SigmoidLoss(learn=False),
+    }
+    function = losses[loss]
+    of_pairs = loss in ("symmetric_info_nce", "sigmoid")
+    inputs = (first, second) if of_pairs else (_stacked(first, second),)
+    inputs = [tf.constant(side) for side in inputs]
+    ids = tf.constant(ids)
+
+    @tf.function
+    def run(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            value = function(*inputs) if of_pairs else function(ids, *inputs)
+        return value, tape.gradient(value, inputs)
+
+    return lambda: _of_tensorflow(run(*inputs))
+
+
+def tensorflow_xla(loss: str, pairs: int):
+    """The plain form of the sigmoid loss, with the whole matrix, compiled by XLA."""
+    import tensorflow as tf
+
+    assert loss == "sigmoid"
+    inputs = [tf.constant(side) for side in rows_of(loss, pairs)[:2]]
+
+    @tf.function(jit_compile=True)
+    def run(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            first, second = (tf.math.l2_normalize(side, axis=1) for side in inputs)
+            logits = 10.0 * tf.matmul(first, second, transpose_b=True) - 10.0
+            signs = 2.0 * tf.eye(pairs) - 1.0
+            value = tf.reduce_sum(tf.math.softplus(-signs * logits)) / pairs
+        return value, tape.gradient(value, inputs)
+
+    return lambda: _of_tensorflow(run(*inputs))
+
+
+def _of_tensorflow(result):
+    value, gradients = result
+    for gradient in gradients:
+        gradient[0, 0].numpy()  # waits for it
+    return float(value), [gradient.numpy for gradient in gradients]
+
+
+def lightly(loss: str, pairs: int):
+    from lightly import loss as losses
+
+    function = {
+        "nt_xent": lambda: losses.NTXentLoss(temperature=0.1),
+        "decoupled": lambda: losses.DCLLoss(temperature=0.1),
+        "decoupled_weighted": lambda: losses.DCLWLoss(temperature=0.1, sigma=0.5),
+    }[loss]()
+    return _of_torch(rows_of(loss, pairs)[:2], function)
+
+
+def pytorch_metric_learning(loss: str, pairs: int):
+    import torch
+    from pytorch_metric_learning import losses
+
+    first, second, ids = rows_of(loss, pairs)
+    function = {"nt_xent": losses.NTXentLoss, "sup_con": losses.SupConLoss}[loss](
+        temperature=0.1
+    )
+    ids = torch.tensor(ids)
+    return _of_torch([_stacked(first, second)], lambda rows: function(rows, ids))
+
+
+def open_clip(loss: str, pairs: int):
+    import torch
+    from open_clip import loss as losses
+
+    normalize = torch.nn.functional.normalize
+    if loss == "symmetric_info_nce":
+        clip = losses.ClipLoss()
+
+        def function(first, second):
+            return clip(normalize(first), normalize(second), torch.tensor(1 / 0.07))
+
+    else:
+        siglip = losses.SigLipLoss()
+
+        def function(first, second):
+            numbers = torch.tensor(10.0), torch.tensor(-10.0)
+            return siglip(normalize(first), normalize(second), *numbers)
+
+    return _of_torch(rows_of(loss, pairs)[:2], function)
+
+
+def _of_torch(inputs, function):
+    import torch
+
+    inputs = [torch.tensor(side, requires_grad=True) for side in inputs]
+
+    def run():
+        for side in inputs:
+            side.grad = None
+        value = function(*inputs)
+        value.backward()
+        return float(value.detach()), [side.grad.numpy for side in inputs]
+
+    return run
+
+
+def _stacked(first, second):
+    import numpy as np
+
+    return np.concatenate([first, second])
+
+
+def machine_rates() -> dict:
+    """Seconds of a tile's two kinds of product and of its exponentials, less those of an empty call."""
+    import tensorflow as tf
+
+    side = 1024
+    rows, square = tf.random.normal((side, DIM)), tf.random.normal((side, side))
+    programs = {
+        "empty": lambda: rows[:1],
+        "outer": lambda: tf.matmul(rows, rows, transpose_b=True),
+        "product": lambda: tf.matmul(square, rows),
+        "exponentials": lambda: tf.exp(square),
+    }
+    found = {}
+    for name, program in programs.items():
+        compiled = tf.function(program, jit_compile=True, autograph=False)
+        found[name] = statistics.median(
+            seconds_of(lambda c=compiled: c()[0, 0].numpy(), 1.0)
+        )
+    empty = found.pop("empty")
+    return {name: seconds - empty for name, seconds in found.items()}
+
+
+def seconds_of(run, at_least: float, *, calls: int = 3) -> list[float]:
+    """Times of single calls, as many as fill this many seconds, after two that warm up; a long call warms up once."""
+    run()
+    if calls > 1:
+        run()
+    seconds = []
+    while len(seconds) < calls or sum(seconds) < at_least:
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def status(field: str) -> int:
+    """A field of the process's memory, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f"The system tells no {field}.")
+
+
+def extra_memory(run) -> int:
+    """Bytes by which a second call, which compiles nothing, rises above what the process held before it."""
+    run()
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    run()
+    return status("VmHWM") - before
+
+
+def work(library: str, loss: str, pairs: int, what: str, threads: int) -> dict:
+    import numpy as np
+
+    if library in OWN_LIBRARIES or library == "machine":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    else:
+        import torch
+
+        torch.set_num_threads(threads)
+    if library == "machine":
+        return machine_rates()
+    run = globals()[library](loss, pairs)
+    if what == "memory":
+        return {"extra_bytes": extra_memory(run)}
+    value, gradients = run()  # also the compilation
+    norm = float(
+        np.sqrt(sum(np.sum(np.square(g(), dtype=np.float64)) for g in gradients))
+    )
+    large = pairs >= LARGE
+    seconds = seconds_of(run, 0.0 if large else 1.5, calls=1 if large else 3)
+    return {
+        "value": value,
+        "gradient_norm": norm,
+        "seconds": statistics.median(seconds),
+        "calls": len(seconds),
+    }
+
+
+# ---- all measurements, in turns
+
+
+def ask(library: str, loss: str, pairs: int, what: str, threads: int) -> dict:
+    """A measurement in a fresh process."""
+    python = sys.executable if library in (*OWN_LIBRARIES, "machine") else str(PEERS)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    if what == "memory":
+        # Large blocks go back to the system when they are freed: what is resident is what is in use.
+        environment["MALLOC_MMAP_THRESHOLD_"] = environment[
+            "MALLOC_TRIM_THRESHOLD_"
+        ] = "65536"
+    worker = ["--worker", library, loss, str(pairs), what, "--threads", str(threads)]
+    done = subprocess.run(
+        [python, __file__, *worker], env=environment, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        return {"failed": last}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(args) -> None:
+    import _results
+
+    try:
+        results = {} if args.overwrite else _results.read("losses")["results"]
+    except FileNotFoundError:
+        results = {}
+    results.setdefault("machine", ask("machine", "", 0, "time", args.threads))
+    for loss in args.losses or CASES:
+        case = CASES[loss]
+        for pairs in args.pairs or case["pairs"]:
+            libraries = [
+                name
+                for name, most in case["libraries"].items()
+                if pairs <= most and (name in OWN_LIBRARIES or PEERS.exists())
+            ]
+            rounds = args.rounds if pairs < LARGE else 1
+            turns = [("time", i, name) for i in range(rounds) for name in libraries]
+            turns += [("memory", 0, name) for name in libraries]
+            for what, turn, name in turns:
+                key = f"{loss}/{pairs}/{name}/{what}/{turn}"
+                if key in results:
+                    continue
+                results[key] = ask(name, loss, pairs, what, args.threads)
+                print(key, json.dumps(results[key]), file=sys.stderr, flush=True)
+                _write(args, results)
+
+
+def _write(args, results: dict) -> None:
+    import _results
+
+    record = {"peers": peer_versions(), "threads": args.threads, "results": results}
+    _results.write("losses", record, command="python scripts/benchmarks/losses.py")
+
+
+def peer_versions() -> dict:
+    """Versions of the other libraries, by name; none without their environment."""
+    if not PEERS.exists():
+        return {}
+    names = ("torch", "lightly", "pytorch-metric-learning", "open_clip_torch")
+    program = (
+        f"from importlib.metadata import version as v; print(*[v(n) for n in {names}])"
+    )
+    found = subprocess.run([PEERS, "-c", program], capture_output=True, text=True)
+    return dict(zip(names, found.stdout.split()))
+
+
+def summary(results: dict) -> list[dict]:
+    """A row for each loss, size and library: medians over the rounds, and ratios to ours."""
+    rows = []
+    for loss, case in CASES.items():
+        for pairs in case["pairs"]:
+            found = {}
+            for name in case["libraries"]:
+                key = f"{loss}/{pairs}/{name}"
+                times = [
+                    result
+                    for other, result in results.items()
+                    if other.startswith(f"{key}/time/") and "seconds" in result
+                ]
+                if not times:
+                    continue
+                memory = results.get(f"{key}/memory/0", {}).get("extra_bytes")
+                found[name] = {
+                    "loss": loss,
+                    "pairs": pairs,
+                    "library": name,
+                    "seconds": statistics.median(t["seconds"] for t in times),
+                    "extra_bytes": memory,
+                    "value": times[0]["value"],
+                    "gradient_norm": times[0]["gradient_norm"],
+                }
+            rows += found.values()
+    return rows
+
+
+def limit_seconds(machine: dict, pairs: int) -> float:
+    """What NT-Xent cannot beat by symmetry alone: two products of all rows, and every exponential once."""
+    tiles = (2 * pairs / 1024) ** 2
+    return tiles * (machine["product"] + machine["outer"] + machine["exponentials"])
+
+
+def plot(results: dict) -> None:
+    """Time and memory of NT-Xent over the batch size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in summary(results) if row["loss"] == "nt_xent"]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    names = {
+        "ours": "keras_contrastive",
+        "lightly": "lightly",
+        "pytorch_metric_learning": "pytorch-metric-learning",
+    }
+    colors = dict(zip(names, ("#1b6ca8", "#d95f02", "#888888")))
+    for axis, field, unit in (
+        (axes[0], "seconds", 1e3),
+        (axes[1], "extra_bytes", 2**-20),
+    ):
+        for name, label in names.items():
+            own = [row for row in rows if row["library"] == name and row[field]]
+            axis.loglog(
+                [row["pairs"] for row in own],
+                [unit * row[field] for row in own],
+                "o-",
+                color=colors[name],
+                label=label,
+            )
+        axis.set_xlabel("pairs in a batch (twice as many rows)")
+        axis.grid(alpha=0.3)
+    sizes = CASES["nt_xent"]["pairs"]
+    limits = [1e3 * limit_seconds(results["machine"], n) for n in sizes]
+    axes[0].loglog(sizes, limits, "k:", label="limit: products and exponentials alone")
+    for axis in axes:
+        axis.set_xticks(sizes[:4], [f"{size:,}" for size in sizes[:4]])
+        axis.minorticks_off()
+    axes[0].set_title("value and gradient, milliseconds")
+    axes[1].set_title("memory beyond the inputs, MiB")
+    axes[0].legend(frameon=False)
+    figure.savefig(PICTURE, dpi=110)
+    plt.close(figure)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.worker:
+        library, loss, pairs, what = args.worker
+        print(json.dumps(work(library, loss, int(pairs), what, args.threads)))
+        return 0
+    import _results
+
+    if not PEERS.exists() and not args.plot:
+        print(
+            "No .venv-benchmarks: measuring ours alone. `make venv-benchmarks` brings the others.",
+            file=sys.stderr,
+        )
+    if not args.plot:
+        measure(args)
+    results = _results.read("losses")["results"]
+    for row in summary(results):
+        memory = row["extra_bytes"]
+        print(
+            f"{row['loss']:20} {row['pairs']:6} pairs  {row['library']:24} {1e3 * row['seconds']:10.1f} ms  "
+            f"{'' if memory is None else f'{memory / 2**20:8.0f} MiB'}  value {row['value']:.6f}"
+        )
+    plot(results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
