@@ -201,7 +201,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
         """Each view with every other view, or with its target."""
         others = embeddings if targets is None else targets
         pairs = _ordered_pairs(embeddings, others)
-        if targets is None and getattr(self.loss, "symmetric", False):
+        once = targets is None and self.negatives is None
+        if once and getattr(self.loss, "symmetric", False):
             pairs = [(i, j) for i, j in pairs if i < j]
         losses = []
         for i, j in pairs:

@@ -453,6 +453,20 @@ def test_accidental_hit_left_out_by_a_mask_is_as_if_it_were_not_there(loss):
 
 
 @every_loss
+def test_unknown_row_meets_every_negative_whatever_its_id(loss):
+    both, negatives = sides(2), np.ones((1, 4))
+    ids = np.array([-1, 3])
+    for other in (-2, -9):
+        values = loss.values(
+            *both, ids=ids, negatives=negatives, negative_ids=np.array([other])
+        )
+        expected, _ = loss.expected(
+            *both, ids=ids, negatives=negatives, negative_ids=np.array([other])
+        )
+        np.testing.assert_allclose(values, expected, **FLOAT64)
+
+
+@every_loss
 def test_ids_above_2_24_do_not_collide(loss):
     both, big = sides(), 2**24
     np.testing.assert_allclose(
@@ -555,9 +569,18 @@ def test_learned_logit_scale_stays_at_most_100():
         ({"candidate_mask": np.ones(5, bool)}, r"`candidate_mask`.*Received.*\(5,\)"),
         ({"negatives": np.ones((3, 5))}, r"`negatives` must have the same width"),
         (
-            {"negatives": np.ones((3, 4)), "negative_ids": np.arange(2)},
+            {
+                "ids": np.arange(5),
+                "negatives": np.ones((3, 4)),
+                "negative_ids": np.arange(2),
+            },
             r"`negative_ids`.*Received.*2",
         ),
+        (
+            {"negatives": np.ones((3, 4)), "negative_ids": np.arange(3)},
+            r"`negative_ids` needs `ids`",
+        ),
+        ({"negative_mask": np.ones(3, bool)}, r"`negative_mask` needs `negatives`"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

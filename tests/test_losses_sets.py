@@ -100,6 +100,14 @@ def test_candidate_log_probability_matches_the_oracle(loss):
 
 
 @softmax_losses
+def test_log_probability_within_the_batch_matches_the_oracle(loss):
+    # Five anchors count here, so the weights of DCLW differ.
+    log_q = np.log(np.array([0.3, 0.2, 0.1, 0.1, 0.1, 0.2]))
+    ids = np.array(PATTERNS["groups"])
+    assert_matches_oracle(loss, ids, rows(), candidate_log_probability=log_q)
+
+
+@softmax_losses
 def test_positives_replace_the_ids_as_weights(loss):
     weights = np.random.default_rng(4).random((5, 8)) * (np.arange(8) % 2)
     weights[2] = 0.0  # this anchor has no positive

@@ -7,14 +7,19 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_contrastive as kc
 from tests.losses_battery import (
     FLOAT64,
+    NUMERICAL,
     PATTERNS,
     rows,
+    value_and_gradient,
+    weighted_sum,
 )
 from tests.oracles import losses as oracles
+from tests.oracles.gradients import numerical_gradient
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 10.0])
@@ -186,3 +191,30 @@ def test_class_and_function_have_the_papers_defaults(loss_class, defaults):
     function = getattr(kc.losses, loss.name)
     signature = inspect.signature(function).parameters
     assert {name: signature[name].default for name in defaults} == defaults
+
+
+@pytest.mark.parametrize("log_q", [None, np.log([0.5, 0.1, 0.2, 0.2])])
+def test_debiased_at_its_floor_has_the_oracles_value_and_gradient(log_q):
+    # Negatives opposite to their anchors, and a large share of positives among them: the estimate is negative.
+    ids, options = np.array([0, 0, 1, 1]), {"class_probability": 0.3}
+    embeddings = np.array([[1.0, 0.1], [1.0, -0.1], [-1.0, 0.2], [-1.0, 0.1]])
+    if log_q is not None:
+        options["candidate_log_probability"] = log_q
+    values, gradient = value_and_gradient(
+        lambda z: kc.losses.debiased_loss(ids, z, **options), tf.constant(embeddings)
+    )
+    expected, _ = oracles.debiased(ids, embeddings, **options)
+    np.testing.assert_allclose(values, expected, **FLOAT64)
+    np.testing.assert_allclose(
+        gradient,
+        numerical_gradient(
+            lambda z: weighted_sum(oracles.debiased(ids, z, **options)[0]), embeddings
+        ),
+        **NUMERICAL,
+    )
+
+
+def test_decoupled_weights_of_a_small_sigma_do_not_overflow():
+    ids, embeddings = np.array([0, 0, 1, 1]), np.ones((4, 3), np.float32)
+    loss = kc.losses.DecoupledLoss(weighted=True, sigma=0.01)
+    assert float(loss(ids, embeddings)) == pytest.approx(math.log(2), abs=1e-4)

@@ -20,6 +20,7 @@ import math
 import numbers
 from typing import Callable, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from keras_contrastive._numerics import normalize_rows
@@ -39,11 +40,16 @@ FIXED_RANGE = {tf.float32: 80.0, tf.float64: 600.0}
 class Pair(NamedTuple):
     """What a tile knows of its pairs of an anchor and a column; tensors `[rows, columns]`."""
 
-    logit: tf.Tensor
     product: tf.Tensor
     """anchor . column: the logit without its bias."""
+    bias: tf.Tensor | None
+    """Of the columns, to be broadcast; None: 0."""
     weight: tf.Tensor
     """The weight as a positive; 0: a negative."""
+
+    @property
+    def logit(self) -> tf.Tensor:
+        return self.product if self.bias is None else self.product + self.bias
 
 
 class Side(NamedTuple):
@@ -142,7 +148,7 @@ class PairSum(NamedTuple):
         return (tf.zeros_like(like),)
 
     def add(self, state: tuple, side: Side, parameters) -> tuple:
-        return (state[0] + self._sum(side, side.pair.logit, parameters),)
+        return (state[0] + self._sum(side, side.pair, parameters),)
 
     def merge(self, first: tuple, second: tuple) -> tuple:
         return (first[0] + second[0],)
@@ -153,21 +159,21 @@ class PairSum(NamedTuple):
     def pull(self, side: Side, value, upstream, parameters) -> tuple:
         if self.function is None:
             return None, ()
-        logit = side.pair.logit
+        product = side.pair.product
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch((logit, parameters))
-            total = tf.reduce_sum(upstream * self._sum(side, logit, parameters))
-        return tape.gradient(total, (logit, parameters), unconnected_gradients="zero")
+            tape.watch((product, parameters))
+            pair = side.pair._replace(product=product)
+            total = tf.reduce_sum(upstream * self._sum(side, pair, parameters))
+        return tape.gradient(total, (product, parameters), unconnected_gradients="zero")
 
-    def _sum(self, side: Side, logit, parameters) -> tf.Tensor:
-        pair, mask = side.pair._replace(logit=logit), side.mask(self.over)
+    def _sum(self, side: Side, pair: Pair, parameters) -> tf.Tensor:
         if self.function is None:
-            values = tf.ones_like(logit)
+            values = tf.ones_like(pair.product)
         else:
             values = self.function(pair, *[side.spread(p) for p in parameters])
-        return side.sum(
-            pair.weight * values if self.over == "positives" else values, mask
-        )
+        if self.over == "positives":
+            values = pair.weight * values
+        return side.sum(values, side.mask(self.over))
 
 
 # What `id_sums` gives without a sweep where ids tell the positives: the sum of their logits, and of their weights.
@@ -201,7 +207,9 @@ class Comparison(NamedTuple):
             *terms: `LogSumExp`s and `PairSum`s.
             parameters: Those of all terms, one term after the other, each of the shape of a statistic.
         """
-        apart = [t for t in (POSITIVE_LOGITS, POSITIVE_WEIGHT) if self._positives_by_id]
+        apart = [POSITIVE_LOGITS, POSITIVE_WEIGHT]
+        if not (self._positives_by_id and any(term in apart for term in terms)):
+            apart = []
         setting = _setting(self, tuple(term for term in terms if term not in apart))
         inputs = [i for i in (self.rows, self.scale, self.columns) if i is not None]
 
@@ -274,9 +282,11 @@ def compiled(function: Callable) -> Callable:
     def run(first, rows, **options):
         first, rows = tf.convert_to_tensor(first), tf.convert_to_tensor(rows)
         options = {name: _as_argument(option) for name, option in options.items()}
-        others = [options.get(name) for name in ("candidates", "negatives")]
-        others = [other for other in others if other is not None] or [rows]
-        small = sum(_entries(rows, other) for other in others) <= SMALL
+        candidates, negatives = options.get("candidates"), options.get("negatives")
+        entries = _entries(rows, rows if candidates is None else candidates)
+        if negatives is not None:
+            entries += _entries(rows, negatives)
+        small = entries <= SMALL
         return (function if small else by_xla)(first, rows, **options)
 
     return run
@@ -284,6 +294,8 @@ def compiled(function: Callable) -> Callable:
 
 def _as_argument(option):
     """Numbers as plain ones, which are constants of the compiled code, arrays and variables as tensors."""
+    if isinstance(option, np.generic):
+        option = option.item()
     if option is None or isinstance(option, (bool, str)):
         return option
     is_number = isinstance(option, numbers.Real)
@@ -493,14 +505,14 @@ class _Tiles:
         exists, weight = self._match(i, j)
         sides = []
         for way, axis in enumerate([1, 0][: self.setting.ways]):
-            logit = product
+            bias = None
             if self._bias is not None:
-                logit += tf.expand_dims(self._bias[way][indices[1 - way]], 1 - axis)
+                bias = tf.expand_dims(self._bias[way][indices[1 - way]], 1 - axis)
             if way == 1 and self.setting.symmetric and not self.setting.at_once:
                 # On the diagonal the rows see it all.
                 exists &= i != j
                 weight = tf.where(exists, weight, 0.0)
-            pair = Pair(logit, product, weight)
+            pair = Pair(product, bias, weight)
             side = Side(pair, exists, axis, self.given.bound)
             index = indices[way]
             own = [tuple(p[way][index] for p in term) for term in self._parameters]

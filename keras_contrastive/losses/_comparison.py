@@ -12,7 +12,6 @@ from keras_contrastive.losses._blocks import Comparison
 from keras_contrastive.losses.sets import (
     Relation,
     canonical_ids,
-    check_negatives,
     check_pairs,
     check_sets,
     own_ids_for_unknown,
@@ -154,8 +153,6 @@ def compare_with_negatives(
         negative_ids: int `(m,)` or multi-hot `(m, classes)`: left out for anchors of the same id.
         negative_mask: bool `(m,)`; False: no column.
     """
-    negatives = tf.convert_to_tensor(negatives)
-    check_negatives(comparison.rows, negatives, negative_ids, negative_mask)
     number = tf.shape(negatives)[0]
     ids = comparison.relation.ids
     if negative_ids is None:

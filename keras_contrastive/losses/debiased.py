@@ -93,6 +93,7 @@ def hard_negative_loss(
         array([0.519, 0.519, 0.   , 0.   ], dtype=float32)
     """
     options = {"temperature": temperature, "class_probability": class_probability}
+    check_at_least(0.0, beta=beta)
     return _debiased(ids, embeddings, beta=beta, **options, **sets)[0]
 
 
@@ -151,7 +152,8 @@ class HardNegativeLoss(FunctionLoss):
         name: str = "hard_negative_loss",
     ):
         check_positive(temperature=temperature)
-        _check(class_probability, beta)
+        _check(class_probability)
+        check_at_least(0.0, beta=beta)
         options = {
             "temperature": temperature,
             "class_probability": class_probability,
@@ -205,7 +207,7 @@ def _log(positive):
 
 def _correction(pair):
     """1 / Q of the column, where a logQ correction is made; else 1."""
-    return tf.exp(pair.logit - pair.product)
+    return tf.exp(pair.bias)
 
 
 class _Surprise(NamedTuple):

@@ -96,11 +96,14 @@ def _decoupled(ids, embeddings, *, weighted, sigma, **options):
         counts = (weight > 0) & ~is_empty(negatives)
         return where_counted(counts, negatives - _mean(logits, weight))
     factor = 1 / (as_scalar(sigma, comparison.scale.dtype) * comparison.scale)
-    factor = tf.fill(tf.shape(embeddings)[:1], tf.stop_gradient(factor))
+    factor, scale = (
+        tf.fill(tf.shape(embeddings)[:1], tf.stop_gradient(number))
+        for number in (factor, comparison.scale)
+    )
     terms += [PairSum("positives", _product)]
-    terms += [PairSum("positives", f, 1) for f in (_closeness, _close_product)]
+    terms += [PairSum("positives", f, 2) for f in (_closeness, _close_product)]
     negatives, logits, weight, *close = comparison.statistics(
-        *terms, parameters=(factor, factor)
+        *terms, parameters=(factor, scale) * 2
     )
     counts = (weight > 0) & ~is_empty(negatives)
     product, closeness, close_product = (_mean(total, weight) for total in close)
@@ -118,9 +121,10 @@ def _product(pair):
     return pair.product
 
 
-def _closeness(pair, factor):
-    return tf.stop_gradient(tf.exp(pair.product * factor))
+def _closeness(pair, factor, scale):
+    """exp((s - 1) / sigma): only ratios count, and this does not overflow."""
+    return tf.stop_gradient(tf.exp((pair.product - scale) * factor))
 
 
-def _close_product(pair, factor):
-    return _closeness(pair, factor) * pair.product
+def _close_product(pair, factor, scale):
+    return _closeness(pair, factor, scale) * pair.product

@@ -101,9 +101,9 @@ def canonical_ids(ids, name: str) -> tf.Tensor:
 
 
 def own_ids_for_unknown(ids) -> tf.Tensor:
-    """int64 `[n]` or `[n, views]`, where each row's -1 is an id of its own, below all others."""
+    """int64 `[n]` or `[n, views]`, where each row's -1 is an id of its own, from the lowest number on."""
     rows = tf.range(tf.shape(ids)[0], dtype=tf.int64)
-    own = tf.minimum(tf.reduce_min(ids), -1) - 1 - rows
+    own = tf.int64.min + rows
     return tf.where(ids == -1, own if ids.shape.rank == 1 else own[:, None], ids)
 
 
@@ -181,23 +181,32 @@ def check_pairs(first, *, ids, second_ids, **of_columns) -> None:
     for name, given in of_columns.items():
         if given is not None:
             axes = [(first, "first"), (first, "second")]
-            _check_shape(name, given, axes[name == "candidate_log_probability" :])
+            if name == "candidate_log_probability":
+                axes = axes[1:]
+            _check_shape(name, given, axes)
 
 
-def check_negatives(first, negatives, negative_ids, negative_mask) -> None:
+def check_negatives(first, negatives, *, ids, negative_ids, negative_mask) -> None:
     """Check the static shapes of further negatives of a loss over pairs.
 
     Raises:
-        ValueError: A rank or length is known to be wrong.
+        ValueError: A rank or length is known to be wrong, or something needs what did not come.
     """
+    of_negatives = {"negative_ids": negative_ids, "negative_mask": negative_mask}
+    for name, given in of_negatives.items():
+        if given is not None and negatives is None:
+            raise ValueError(f"`{name}` needs `negatives`. Received: negatives=None.")
+    if negative_ids is not None and ids is None:
+        raise ValueError("`negative_ids` needs `ids`. Received: ids=None.")
+    if negatives is None:
+        return
     check_rank(2, negatives=negatives)
     _check_width(first, negatives, "first", "negatives")
-    for name, given in (
-        ("negative_ids", negative_ids),
-        ("negative_mask", negative_mask),
-    ):
+    for name, given in of_negatives.items():
         if given is not None:
             _check_length(tf.convert_to_tensor(given), negatives, name, "negatives")
+    if negative_ids is not None:
+        _check_same_kind(ids, negative_ids, "negative_ids")
 
 
 def _check_width(rows, others, name: str, others_name: str) -> None:

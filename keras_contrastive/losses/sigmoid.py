@@ -12,6 +12,7 @@ from keras_contrastive._numerics import as_scalar
 from keras_contrastive.losses._base import REDUCTIONS, reduce_loss
 from keras_contrastive.losses._blocks import PairSum, compiled
 from keras_contrastive.losses._comparison import compare_pairs, compare_with_negatives
+from keras_contrastive.losses.sets import check_negatives
 
 
 def sigmoid_loss(first, second, *, scale=10.0, bias=-10.0, **pairs) -> tf.Tensor:
@@ -103,16 +104,13 @@ class SigmoidLoss(keras.layers.Layer):
 
         `training` changes nothing: Keras 2.15 hands it to every layer that takes keywords.
         """
-        values = self.values_and_counts(first, second, **pairs)[0]
-        counts = tf.ones_like(values)
+        values, counts = self.values_and_counts(first, second, **pairs)
         return reduce_loss(values, counts, sample_weight, self.reduction)
 
     def values_and_counts(self, first, second, **pairs) -> tuple[tf.Tensor, tf.Tensor]:
         """Loss of each row `(n,)`, and ones: every row counts."""
-        scale, bias = self.scale, self.bias
-        if self.learn:
-            scale = tf.exp(tf.convert_to_tensor(self.log_scale))
-            bias = tf.convert_to_tensor(self.learned_bias)
+        scale = tf.exp(tf.convert_to_tensor(self.log_scale))
+        bias = tf.convert_to_tensor(self.learned_bias)
         values = _sigmoid(first, second, scale=scale, bias=bias, **pairs)
         return values, tf.ones_like(values)
 
@@ -134,11 +132,29 @@ def _sigmoid(
     negatives=None,
     negative_ids=None,
     negative_mask=None,
-    **pairs,
+    ids=None,
+    second_ids=None,
+    positives=None,
+    candidate_mask=None,
 ):
     check_positive(scale=scale)
     check_finite(bias=bias)
-    comparison = compare_pairs(first, second, scale=scale, **pairs)
+    check_negatives(
+        first,
+        negatives,
+        ids=ids,
+        negative_ids=negative_ids,
+        negative_mask=negative_mask,
+    )
+    comparison = compare_pairs(
+        first,
+        second,
+        scale=scale,
+        ids=ids,
+        second_ids=second_ids,
+        positives=positives,
+        candidate_mask=candidate_mask,
+    )
     of_rows = tf.fill(tf.shape(first)[:1], as_scalar(bias, comparison.scale.dtype))
     term = PairSum("all", _question, 1)
     (values,) = comparison.statistics(term, parameters=(of_rows,))

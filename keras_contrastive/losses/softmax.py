@@ -42,7 +42,8 @@ def nt_xent_loss(ids, embeddings, *, temperature=0.1, **sets) -> tf.Tensor:
             nobody's positive (a queue; accidental hits among sampled negatives);
             `positives` float `(n, columns)`: weights >= 0 in place of equal ids (graded similarity);
             `candidate_log_probability` float `(columns,)`: log of how likely a column was drawn, subtracted
-            from its logit, the positive's too (logQ correction). The masks and the weights get no gradient.
+            from its logit, the positive's too (logQ correction). Only the rows, the candidates and the temperature get
+            a gradient.
 
     Returns:
         Float `(n,)`, >= 0, float64 for float64 embeddings, else float32, not reduced: 0 for an anchor without

@@ -16,6 +16,7 @@ from keras_contrastive.losses._blocks import (
     compiled,
 )
 from keras_contrastive.losses._comparison import compare_pairs, compare_with_negatives
+from keras_contrastive.losses.sets import check_negatives
 
 
 def symmetric_info_nce_loss(first, second, *, temperature=0.07, **pairs) -> tf.Tensor:
@@ -38,8 +39,8 @@ def symmetric_info_nce_loss(first, second, *, temperature=0.07, **pairs) -> tf.T
             `candidate_log_probability` float `(n,)`: log of how likely a pair was drawn, subtracted from its
             logits as a column in both directions (logQ correction).
             `negatives` float `(m, dim)`: further columns for `first`, which are nobody's positives (given hard
-            negatives, a queue), with `negative_ids` (left out for rows of the same id) and `negative_mask` bool
-            `(m,)`.
+            negatives, a queue; no logQ correction), with `negative_ids` (left out for rows of the same id, needs
+            `ids`) and `negative_mask` bool `(m,)`.
 
     Returns:
         Float `(n,)`, >= 0, float64 for float64 inputs, else float32, not reduced. With several positives the
@@ -92,7 +93,7 @@ class SymmetricInfoNCELoss(FunctionLoss):
     """
 
     families = ("pairs",)
-    # Swapping the sides changes nothing: the loss layer takes each pair of views once.
+    # Swapping the sides changes nothing (but for further negatives): the loss layer takes a pair of views once.
     symmetric = True
     compares_ids = True
 
@@ -120,6 +121,13 @@ def _symmetric(
     **pairs,
 ):
     check_positive(temperature=temperature)
+    check_negatives(
+        first,
+        negatives,
+        ids=pairs.get("ids"),
+        negative_ids=negative_ids,
+        negative_mask=negative_mask,
+    )
     known = isinstance(temperature, numbers.Real)
     inverse = 1 / temperature
     comparison = compare_pairs(
