@@ -190,3 +190,23 @@ def test_loss_that_turns_nan_stops_with_epoch_and_step():
 def test_option_of_zero_is_refused(tmp_path, option):
     with pytest.raises(ValueError, match=f"`{option}` must be an integer >= 1"):
         RunCheckpoint(tmp_path, **{option: 0})
+
+
+def test_save_cut_before_it_is_recorded_is_made_again(tmp_path, monkeypatch):
+    save = tf.train.CheckpointManager.save
+
+    def cut_save(manager, **options):
+        save(manager, **options)
+        (tmp_path / "checkpoint").unlink()
+        raise KeyboardInterrupt
+
+    model = small_model()
+    checkpoint = RunCheckpoint(tmp_path)
+    assert checkpoint.restore(model) == 0
+    model.step.assign(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.train.CheckpointManager, "save", cut_save)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save()
+    checkpoint.save()  # as a script does that Ctrl-C has stopped
+    assert RunCheckpoint(tmp_path).restore(small_model()) == 3

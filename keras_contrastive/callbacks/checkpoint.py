@@ -50,6 +50,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         self._manager = None
         self._sums = None
         self._is_own = False  # whether the checkpoints in the directory are of this run
+        self._on_disk = None  # the step of the newest checkpoint
         self._epoch_is_over = False
 
     def restore(self, model: keras.Model) -> int:
@@ -74,6 +75,7 @@ class RunCheckpoint(keras.callbacks.Callback):
                 f"The checkpoint '{newest}' does not fit this model: {reason}"
             ) from error
         self._sums = [sums.numpy() for sums in self._metric_variables()]
+        self._on_disk = self.step
         return self.step
 
     @property
@@ -87,12 +89,13 @@ class RunCheckpoint(keras.callbacks.Callback):
         Between an epoch's last step and its end nothing is saved: its metrics are not reported yet.
         """
         manager = self._attach(self.model)
-        newest = manager.latest_checkpoint
-        saved = newest is not None and newest.endswith(f"-{self.step}")
-        if saved or self._epoch_is_over:
+        if self._on_disk == self.step or self._epoch_is_over:
             return
         if self._all_finite():
             manager.save(checkpoint_number=self.step)
+            # Not asked of the manager: it names a checkpoint the newest before it has recorded it, and Ctrl-C
+            # may come between the two.
+            self._on_disk = self.step
 
     def on_train_begin(self, logs=None):
         newest = self._attach(self.model).latest_checkpoint
