@@ -168,6 +168,15 @@ def test_large_batch_has_the_value_and_gradient_of_float64_matrices(temperature)
     assert error < 5e-6 + 1e-6 / temperature
 
 
+def test_eager_call_after_a_graph_of_unknown_batch_size_compiles_anew():
+    ids, embeddings = two_views(1050, 16, 0.7)
+    loss = kc.losses.InfoNCELoss(0.3)
+    specs = tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 16), tf.float32)
+    unknown = tf.function(loss, input_signature=specs, autograph=False)
+    value = unknown(ids, embeddings)
+    np.testing.assert_allclose(loss(ids, embeddings), value, rtol=1e-6)
+
+
 def test_anchor_far_from_all_columns_of_a_tight_tile_does_not_underflow():
     # Of the fixed shift 1 / T: (1 - best similarity) / T is 200 here, and exp(-200) is 0 in float32.
     ids, embeddings = two_views(1050, 16, 1e-3)

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_contrastive._numerics import normalize_rows
-from keras_contrastive.losses._id_sums import positive_sums
+from keras_contrastive.losses._id_sums import PositiveSums, positive_sums
 from keras_contrastive.losses.sets import Match, Relation, match
 
 # The largest side of a tile: its few temporaries of 4 MB stay near the caches.
@@ -143,6 +143,16 @@ class PairSum(NamedTuple):
     """From a `Pair` and its parameters to a tensor of a tile, entry by entry; finite for all finite logits, and
     so is its derivative. Compiled code is kept by it: it must be hashable by value. None: 1."""
     num_parameters: int = 0
+    linear: bool = False
+    """In product and bias together: the sum is the function of their sums."""
+
+    def of_sums(self, sums: PositiveSums, parameters) -> tf.Tensor:
+        """The statistic from sums over positives by id; of a function that is not linear, over at most one."""
+        if self.function is None:
+            return sums.number
+        pair = Pair(sums.product, sums.bias, sums.number)
+        values = self.function(pair, *parameters)
+        return tf.where(sums.number > 0, values, tf.zeros_like(values))
 
     def start(self, like, bound) -> tuple:
         return (tf.zeros_like(like),)
@@ -176,9 +186,8 @@ class PairSum(NamedTuple):
         return side.sum(values, side.mask(self.over))
 
 
-# What `id_sums` gives without a sweep where ids tell the positives: the sum of their logits, and of their weights.
-POSITIVE_LOGITS = PairSum("positives", lambda pair: pair.logit)
-POSITIVE_WEIGHT = PairSum("positives")
+POSITIVE_LOGITS = PairSum("positives", lambda pair: pair.logit, linear=True)
+POSITIVE_WEIGHT = PairSum("positives", linear=True)
 
 
 class Comparison(NamedTuple):
@@ -201,50 +210,115 @@ class Comparison(NamedTuple):
     def statistics(self, *terms, parameters: tuple = ()) -> list[tf.Tensor]:
         """One tensor `[n]` for each term; with `both_sides` `[2, n]`: of the anchors, and of the columns.
 
-        The gradient is written by hand: it keeps the inputs and the statistics, and makes all else again.
-
         Args:
             *terms: `LogSumExp`s and `PairSum`s.
             parameters: Those of all terms, one term after the other, each of the shape of a statistic.
         """
-        apart = [POSITIVE_LOGITS, POSITIVE_WEIGHT]
-        if not (self._positives_by_id and any(term in apart for term in terms)):
-            apart = []
-        setting = _setting(self, tuple(term for term in terms if term not in apart))
-        inputs = [i for i in (self.rows, self.scale, self.columns) if i is not None]
+        of_each, parameters = {}, list(parameters)
+        for term in terms:
+            of_each[term] = parameters[: term.num_parameters]
+            parameters = parameters[term.num_parameters :]
+        over_positives = [
+            term
+            for term in terms
+            if isinstance(term, PairSum) and term.over == "positives"
+        ]
+        by_id = over_positives if self._positives_by_id else []
+        found = {}
+        for group, compute in (
+            ([term for term in terms if term not in by_id], self._swept),
+            (by_id, self._of_positives),
+        ):
+            if group:
+                own = [parameter for term in group for parameter in of_each[term]]
+                found.update(zip(group, compute(tuple(group), own)))
+        return [found[term] for term in terms]
+
+    def _swept(self, terms: tuple, parameters: list) -> list[tf.Tensor]:
+        """The statistics by a visit to all pairs."""
+        setting, inputs = _setting(self, terms), self._inputs()
+        num_inputs = len(inputs)
 
         @tf.custom_gradient
         def compute(*inputs):
             inputs, parameters = inputs[:num_inputs], inputs[num_inputs:]
+            bound = inputs[1] if setting.fixed else None
+            given = _Given(self.relation, self.bias, bound)
             sides = self._sides(*inputs)
-            given = _Given(
-                self.relation, self.bias, inputs[1] if setting.fixed else None
-            )
-            values, kept = _forward(setting, sides, parameters, given)
-            sums = self._positive_sums(sides) if apart else []
+            tiles = _Tiles(setting, sides, parameters, given)
+
+            def chain(pull: Callable) -> tuple:
+                """From the gradients of the sides, `pull(sides)`, to those of the inputs."""
+                sides, pull_inputs = _linearized(self._sides, inputs)
+                of_sides, of_parameters = pull(sides)
+                return *pull_inputs(of_sides), *of_parameters
 
             def gradient(*upstream):
-                above, above_sums = upstream[: len(values)], upstream[len(values) :]
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    again = [tf.identity(i) for i in inputs]  # one may be given twice
-                    tape.watch(again)
-                    sides = self._sides(*again)
-                    sums = self._positive_sums(sides) if apart else []
-                of_sides, of_parameters = _backward(
-                    setting, sides, parameters, given, kept, values, above
-                )
-                of_inputs = tape.gradient(
-                    [*sides, *sums], again, [*of_sides, *above_sums]
-                )
-                return *of_inputs, *of_parameters
+                def pull(sides):
+                    again = _Tiles(setting, sides, parameters, given, tiles.kept)
+                    return again.sweep(_Gradients(again, values, upstream))[0]
 
-            return [*values, *sums], gradient
+                return chain(pull)
 
+            if not setting.in_one_sweep:
+                (values,) = tiles.sweep(_Values(tiles))
+                return values, gradient
+
+            of_ones = _Gradients(tiles, None, [tf.ones_like(sides[0][:, 0])])
+            values, found = tiles.sweep(_Values(tiles), of_ones)
+            found = chain(lambda sides: found)
+
+            def scaled_gradient(upstream):
+                factor = tf.reduce_max(upstream)
+                return tf.cond(
+                    tf.reduce_min(upstream) == factor,
+                    lambda: tuple(factor * one for one in found),
+                    lambda: gradient(upstream),
+                )
+
+            return values, scaled_gradient
+
+        return compute(*inputs, *parameters)
+
+    def _of_positives(self, terms: tuple, parameters: list) -> list[tf.Tensor]:
+        """The statistics of positives that ids tell: from sums by id, wherever these are enough."""
+        inputs = self._inputs()
         num_inputs = len(inputs)
-        results = iter(compute(*inputs, *parameters))
-        swept = {term: next(results) for term in setting.terms}
-        found = {**swept, **dict(zip(apart, results))}
-        return [found[term] for term in terms]
+
+        def by_sums(*inputs):
+            inputs, parameters = inputs[:num_inputs], inputs[num_inputs:]
+            sums, results = self._positive_sums(*inputs), []
+            for term in terms:
+                own = parameters[: term.num_parameters]
+                parameters = parameters[term.num_parameters :]
+                results.append(term.of_sums(sums, own))
+            return results
+
+        def by_sweep(*inputs):
+            inputs, parameters = inputs[:num_inputs], inputs[num_inputs:]
+            names = ("rows", "scale", "columns")
+            return self._replace(**dict(zip(names, inputs)))._swept(terms, parameters)
+
+        enough = True
+        if not all(term.linear for term in terms):
+            number = self._positive_sums(*inputs).number
+            enough = tf.reduce_max(number) <= 1
+
+        def either(of_function: Callable):
+            if enough is True:
+                return of_function(by_sums)
+            return tf.cond(
+                enough, lambda: of_function(by_sums), lambda: of_function(by_sweep)
+            )
+
+        @tf.custom_gradient
+        def compute(*inputs):
+            def gradient(*upstream):
+                return either(lambda f: _linearized(f, inputs)[1](upstream))
+
+            return either(lambda f: f(*inputs)), gradient
+
+        return compute(*inputs, *parameters)
 
     @property
     def _positives_by_id(self) -> bool:
@@ -254,6 +328,10 @@ class Comparison(NamedTuple):
         in_matrix = of_pairs or relation.positives is not None
         return relation.ids.dtype.is_integer and not in_matrix
 
+    def _inputs(self) -> list[tf.Tensor]:
+        """What gradients flow into."""
+        return [i for i in (self.rows, self.scale, self.columns) if i is not None]
+
     def _sides(self, rows, scale, columns=None) -> list[tf.Tensor]:
         """Anchors, and columns where they are others, whose products are the logits without bias."""
         # Normalised before any cast to float32: the floor for tiny rows depends on the dtype they came in.
@@ -262,7 +340,8 @@ class Comparison(NamedTuple):
             return [anchors * tf.sqrt(scale)]
         return [anchors * scale, tf.cast(normalize_rows(columns), anchors.dtype)]
 
-    def _positive_sums(self, sides) -> list[tf.Tensor]:
+    def _positive_sums(self, *inputs) -> PositiveSums:
+        sides = self._sides(*inputs)
         relation, bias = self.relation, self.bias
         anchors, columns = sides if len(sides) == 2 else (*sides, None)
         sums = positive_sums(anchors, columns, relation, bias)
@@ -270,12 +349,37 @@ class Comparison(NamedTuple):
             return sums
         swapped = Relation(relation.candidate_ids, relation.ids)
         of_columns = positive_sums(columns, anchors, swapped, bias)
-        return [tf.stack(both) for both in zip(sums, of_columns)]
+        both = [
+            None if s is None else tf.stack([s, o]) for s, o in zip(sums, of_columns)
+        ]
+        return PositiveSums(*both)
+
+
+def _linearized(function: Callable, inputs) -> tuple:
+    """`function(*inputs)`, and the function from gradients of its results to those of the inputs.
+
+    Used within a hand-written gradient, so that what the function makes on its way is not kept until then.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        again = [tf.identity(i) for i in inputs]  # one may be given twice
+        tape.watch(again)
+        results = function(*again)
+
+    def pull(upstream) -> tuple:
+        zero = tf.UnconnectedGradients.ZERO
+        return tuple(tape.gradient(results, again, list(upstream), zero))
+
+    return results, pull
 
 
 def compiled(function: Callable) -> Callable:
     """Let XLA compile `function(ids or first, rows, **options)`, but for small matrices of known size."""
-    by_xla = tf.function(function, jit_compile=True, autograph=False)
+    # Two, since a program of unknown sizes would also be taken for known ones, and an eager call cannot run it:
+    # XLA then does not know how many tiles there are.
+    programs = {
+        known: tf.function(function, jit_compile=True, autograph=False)
+        for known in (True, False)
+    }
 
     @tf.autograph.experimental.do_not_convert  # nothing here needs it, and tracing is faster
     @functools.wraps(function)
@@ -286,8 +390,9 @@ def compiled(function: Callable) -> Callable:
         entries = _entries(rows, rows if candidates is None else candidates)
         if negatives is not None:
             entries += _entries(rows, negatives)
-        small = entries <= SMALL
-        return (function if small else by_xla)(first, rows, **options)
+        if entries <= SMALL:
+            return function(first, rows, **options)
+        return programs[math.isfinite(entries)](first, rows, **options)
 
     return run
 
@@ -332,6 +437,17 @@ class _Setting(NamedTuple):
     """One tile holds everything, and is kept."""
 
     @property
+    def in_one_sweep(self) -> bool:
+        """Value and gradient are found together, the gradient as if that from above were 1 for every anchor.
+
+        A sum over pairs can, since its gradient needs no statistic. That from above is nearly always one number,
+        of a mean over anchors, by which the gradient is scaled; else it is swept again. (Where nobody asks for
+        the gradient, XLA leaves it out of the sweep.)
+        """
+        alone = len(self.terms) == 1 and isinstance(self.terms[0], PairSum)
+        return alone and not (self.at_once or self.both_sides)
+
+    @property
     def ways(self) -> int:
         """2 where a tile serves its columns as well as its rows."""
         return 2 if self.both_sides or self.symmetric else 1
@@ -340,6 +456,11 @@ class _Setting(NamedTuple):
     def own_transpose(self) -> bool:
         """The one tile is symmetric: its columns see what its rows see."""
         return self.symmetric and self.at_once
+
+    @property
+    def counted_ways(self) -> int:
+        """How many of the ways have sums of their own."""
+        return 1 if self.own_transpose else self.ways
 
 
 def _setting(comparison: Comparison, terms: tuple) -> _Setting:
@@ -365,75 +486,99 @@ def _entries(rows, columns) -> float:
     return counts.num_elements() if counts.is_fully_defined() else math.inf
 
 
-def _forward(setting: _Setting, sides, parameters, given: _Given):
-    """The statistics of all terms, and what is kept of the matrix for the gradient."""
-    tiles = _Tiles(setting, sides, parameters, given)
+class _Values:
+    """The statistics of all terms, as work for a sweep."""
 
-    def visit(indices, states):
-        return [
+    def __init__(self, tiles: _Tiles):
+        self._tiles, self._terms = tiles, tiles.setting.terms
+        self._bound, self._ways = tiles.given.bound, tiles.setting.counted_ways
+
+    def starts(self) -> list:
+        zeros = self._tiles.zeros()[: self._ways]
+        starts = [[t.start(like, self._bound) for t in self._terms] for like in zeros]
+        return starts + [[]] * (2 - self._ways)
+
+    def visit(self, indices, states) -> list:
+        seen = self._tiles.seen(indices)
+        new = [
             [
                 term.add(state, side, own)
-                for term, state, own in zip(setting.terms, states[way], of_terms)
+                for term, state, own in zip(self._terms, states[way], of_terms)
             ]
-            for way, (side, of_terms) in enumerate(tiles.seen(indices)[:ways])
+            for way, (side, of_terms) in enumerate(seen[: self._ways])
         ]
+        return new + [[]] * (2 - self._ways)
 
-    ways = 1 if setting.own_transpose else setting.ways
-    starts = [
-        [term.start(zeros, given.bound) for term in setting.terms]
-        for zeros in tiles.zeros()[:ways]
-    ]
-    states = tiles.sweep(visit, starts)
-    if setting.symmetric and ways == 2:
-        states = [[t.merge(*both) for t, *both in zip(setting.terms, *states)]]
-    finished = [
-        [term.finish(state, given.bound) for term, state in zip(setting.terms, way)]
-        for way in states
-    ]
-    return [tiles.join_vector(blocks) for blocks in zip(*finished)], tiles.kept
+    def finish(self, states) -> list[tf.Tensor]:
+        states = states[: self._ways]
+        if self._tiles.setting.symmetric and self._ways == 2:
+            states = [[t.merge(*both) for t, *both in zip(self._terms, *states)]]
+        finished = [
+            [term.finish(state, self._bound) for term, state in zip(self._terms, way)]
+            for way in states
+        ]
+        return [self._tiles.join_vector(blocks) for blocks in zip(*finished)]
 
 
-def _backward(setting: _Setting, sides, parameters, given, kept, values, upstream):
-    """The gradients of sum(upstream * values): of the sides, then of the parameters."""
-    tiles = _Tiles(setting, sides, parameters, given, kept)
-    values = [tiles.cut_vector(value) for value in values]
-    upstream = [tiles.cut_vector(value) for value in upstream]
+class _Gradients:
+    """The gradients of sum(upstream * values), as work for a sweep: of the sides, then of the parameters."""
 
-    def pull(way: int, index, side: Side, of_terms):
-        """The gradients of a tile's logits, and of the parameters of its anchors."""
-        of_logits, of_parameters = [], []
-        for term, value, above, own in zip(setting.terms, values, upstream, of_terms):
-            pulled = term.pull(side, value[way][index], above[way][index], own)
-            of_logits += [] if pulled[0] is None else [pulled[0]]
-            of_parameters += pulled[1]
-        return functools.reduce(tf.add, of_logits), of_parameters
+    def __init__(self, tiles: _Tiles, values, upstream):
+        """`values` and `upstream` have an entry for each term; values may be None where no term needs them."""
+        self._tiles, self._setting = tiles, tiles.setting
+        values = values or [None] * len(upstream)
+        self._values = [v if v is None else tiles.cut_vector(v) for v in values]
+        self._upstream = [tiles.cut_vector(u) for u in upstream]
 
-    def visit(indices, states):
+    def starts(self) -> list:
+        tiles, setting = self._tiles, self._setting
+        starts = [[tiles.zero_gradient(0)], []]
+        if not setting.own_transpose:
+            starts[1].append(tiles.zero_gradient(1))
+        number = sum(term.num_parameters for term in setting.terms)
+        for way, zeros in enumerate(tiles.zeros()[: setting.counted_ways]):
+            starts[way] += [zeros] * number
+        return starts
+
+    def visit(self, indices, states) -> list:
+        tiles = self._tiles
         seen = [
-            pull(way, index, *seen)
+            self._pull(way, index, *seen)
             for way, (index, seen) in enumerate(zip(indices, tiles.seen(indices)))
         ]
         of_logits = functools.reduce(tf.add, [of_logits for of_logits, _ in seen])
         i, j = indices
-        new = [[tf.matmul(of_logits, tiles.columns[j]), *seen[0][1]]]
-        if not setting.own_transpose:
+        new = [[tf.matmul(of_logits, tiles.columns[j]), *seen[0][1]], []]
+        if not self._setting.own_transpose:
             # As [dim, columns]: the product of a transposed tile is several times slower on CPUs.
-            of_columns = tf.matmul(tiles.rows[i], of_logits, transpose_a=True)
-            new.append([of_columns, *(seen[1][1] if setting.ways == 2 else [])])
+            new[1].append(tf.matmul(tiles.rows[i], of_logits, transpose_a=True))
+        if self._setting.counted_ways == 2:
+            new[1] += seen[1][1]
         return tf.nest.map_structure(tf.add, states, new)
 
-    starts = [[tiles.zero_gradient(0)]]
-    if not setting.own_transpose:
-        starts.append([tiles.zero_gradient(1)])
-    for start, zeros in zip(starts, tiles.zeros()):
-        start += [zeros] * len(parameters)
-    states = tiles.sweep(visit, starts)
-    gradients = [tiles.join(k, state.pop(0), k == 1) for k, state in enumerate(states)]
-    states = states[: setting.ways]
-    if setting.symmetric:
-        gradients = [functools.reduce(tf.add, gradients)]
-        states = [[functools.reduce(tf.add, both) for both in zip(*states)]]
-    return gradients, [tiles.join_vector(blocks) for blocks in zip(*states)]
+    def finish(self, states) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        tiles, setting = self._tiles, self._setting
+        gradients = [
+            tiles.join(k, state.pop(0), transposed=k == 1)
+            for k, state in enumerate(states)
+            if not (k == 1 and setting.own_transpose)
+        ]
+        states = states[: setting.counted_ways]
+        if setting.symmetric:
+            gradients = [functools.reduce(tf.add, gradients)]
+            states = [[functools.reduce(tf.add, both) for both in zip(*states)]]
+        return gradients, [tiles.join_vector(blocks) for blocks in zip(*states)]
+
+    def _pull(self, way: int, index, side: Side, of_terms):
+        """The gradients of a tile's logits, and of the parameters of its anchors."""
+        of_logits, of_parameters = [], []
+        given = zip(self._setting.terms, self._values, self._upstream, of_terms)
+        for term, value, above, own in given:
+            value = None if value is None else value[way][index]
+            pulled = term.pull(side, value, above[way][index], own)
+            of_logits += [] if pulled[0] is None else [pulled[0]]
+            of_parameters += pulled[1]
+        return functools.reduce(tf.add, of_logits), of_parameters
 
 
 class _Tiles:
@@ -519,19 +664,27 @@ class _Tiles:
             sides.append((side, own))
         return sides
 
-    def sweep(self, visit: Callable, states: list) -> list:
-        """Let `visit((i, j), states)` change the states of the block of rows i and of columns j, for all tiles.
+    def sweep(self, *works) -> list:
+        """Visit all tiles once, for every work; what each finishes with.
 
-        Args:
-            visit: From the indices of a tile, and nests of tensors `[tile, ...]`, to such nests.
-            states: A nest for the rows, and one for the columns, of tensors `[blocks, tile, ...]`; at once, of
-                tensors of that one tile.
-
-        Returns:
-            The states at the end.
+        A work has `starts()`, the states before any tile: a nest of tensors `[blocks, tile, ...]` for the rows,
+        and one for the columns (at once, of tensors of that one tile); `visit((i, j), states)`, the states of
+        the block of rows i and of columns j after that tile; and `finish(states)`.
         """
+        states = [list(side) for side in zip(*[work.starts() for work in works])]
+
+        def visit(indices, states):
+            new = [w.visit(indices, list(own)) for w, own in zip(works, zip(*states))]
+            return [list(side) for side in zip(*new)]
+
         if self.setting.at_once:
-            return visit((0, 0), states)
+            states = visit((0, 0), states)
+        else:
+            states = self._loop(visit, states)
+        return [work.finish(list(own)) for work, own in zip(works, zip(*states))]
+
+    def _loop(self, visit: Callable, states: list) -> list:
+        """Let `visit` change the states of the tiles one after the other."""
         sides = [k for k, state in enumerate(states) for _ in tf.nest.flatten(state)]
         blocks = [tf.shape(side)[0] for side in (self.rows, self.columns)]
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from keras_contrastive.losses.sets import Relation
 
 
-def positive_sums(anchors, columns, relation: Relation, bias=None) -> list[tf.Tensor]:
-    """Sum of the logits of an anchor's positives, and their number: two tensors `[n]`.
+class PositiveSums(NamedTuple):
+    """Sums over the positives of each anchor: tensors `[n]`."""
+
+    product: tf.Tensor
+    bias: tf.Tensor | None
+    number: tf.Tensor
+
+
+def positive_sums(anchors, columns, relation: Relation, bias=None) -> PositiveSums:
+    """The products of an anchor with its positives, their bias, and their number.
 
     The plain way masks a matrix of all pairs. Here the columns of every id are added up once, and an anchor
     takes its product with the sum of its id, less its own column.
@@ -17,7 +27,7 @@ def positive_sums(anchors, columns, relation: Relation, bias=None) -> list[tf.Te
         anchors: Float `[n, dim]`.
         columns: Float `[columns, dim]`; None: the anchors are their own columns.
         relation: Integer ids, no matrix over pairs.
-        bias: Float `[columns]`, added to the logits of a column, or None.
+        bias: Float `[columns]`, or None.
     """
     n = tf.shape(anchors)[0]
     ids, other, own = relation.ids, relation.candidate_ids, relation.self_index
@@ -45,10 +55,11 @@ def positive_sums(anchors, columns, relation: Relation, bias=None) -> list[tf.Te
         its_own = (own >= 0) & (tf.gather(column_labels, index) == labels)
         return total - _where_rows(its_own, tf.gather(values, index))
 
-    logits = tf.reduce_sum(anchors * sums(columns), axis=1)
-    if bias is not None:
-        logits += sums(bias)
-    return [logits, sums(tf.ones_like(columns[:, 0]))]
+    return PositiveSums(
+        product=tf.reduce_sum(anchors * sums(columns), axis=1),
+        bias=None if bias is None else sums(bias),
+        number=sums(tf.ones_like(columns[:, 0])),
+    )
 
 
 @tf.custom_gradient

@@ -100,7 +100,7 @@ def _decoupled(ids, embeddings, *, weighted, sigma, **options):
         tf.fill(tf.shape(embeddings)[:1], tf.stop_gradient(number))
         for number in (factor, comparison.scale)
     )
-    terms += [PairSum("positives", _product)]
+    terms += [PairSum("positives", _product, linear=True)]
     terms += [PairSum("positives", f, 2) for f in (_closeness, _close_product)]
     negatives, logits, weight, *close = comparison.statistics(
         *terms, parameters=(factor, scale) * 2

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive._checks import check_choice, check_finite, check_positive
-from keras_contrastive._numerics import as_scalar
+from keras_contrastive._numerics import as_scalar, softplus
 from keras_contrastive.losses._base import REDUCTIONS, reduce_loss
 from keras_contrastive.losses._blocks import PairSum, compiled
 from keras_contrastive.losses._comparison import compare_pairs, compare_with_negatives
@@ -169,5 +169,5 @@ def _sigmoid(
 def _question(pair, bias):
     """-log sigmoid(y logit), where softplus(-x) = softplus(x) - x."""
     logit = pair.logit + bias
-    yes = tf.math.softplus(logit)
+    yes = softplus(logit)
     return tf.where(pair.weight > 0, pair.weight * (yes - logit), yes)
