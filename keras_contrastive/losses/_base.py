@@ -26,6 +26,10 @@ class ContrastiveLossBase(keras.losses.Loss):
     # Which forms of call the loss knows: "sets" (ids, embeddings), "rows" (anchor, positive, negative) or
     # "pairs" (first, second). The loss layer adapts to them.
     families = ("sets",)
+    # Of "pairs": swapping the sides changes nothing, so one order of two views will do; the call takes the
+    # keywords of `symmetric_info_nce_loss`. A loss that is no subclass may leave all of these out.
+    symmetric = False
+    compares_ids = False
     # Whether the call takes `draw=`, the seed of a random choice.
     draws = False
 

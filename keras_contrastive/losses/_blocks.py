@@ -16,6 +16,7 @@ accumulators in place (a `tf.TensorArray` becomes XLA's dynamic-update-slice).
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import numbers
 from typing import Callable, NamedTuple
@@ -24,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_contrastive._numerics import normalize_rows
-from keras_contrastive.losses._id_sums import PositiveSums, positive_sums
+from keras_contrastive.losses._id_sums import IdSums
 from keras_contrastive.losses.sets import Match, Relation, match
 
 # The largest side of a tile: its few temporaries of 4 MB stay near the caches.
@@ -146,13 +147,12 @@ class PairSum(NamedTuple):
     linear: bool = False
     """In product and bias together: the sum is the function of their sums."""
 
-    def of_sums(self, sums: PositiveSums, parameters) -> tf.Tensor:
-        """The statistic from sums over positives by id; of a function that is not linear, over at most one."""
+    def of_sums(self, pair: Pair, parameters) -> tf.Tensor:
+        """The statistic from a pair of sums over the positives; unless it is linear, over at most one."""
         if self.function is None:
-            return sums.number
-        pair = Pair(sums.product, sums.bias, sums.number)
+            return pair.weight
         values = self.function(pair, *parameters)
-        return tf.where(sums.number > 0, values, tf.zeros_like(values))
+        return tf.where(pair.weight > 0, values, tf.zeros_like(values))
 
     def start(self, like, bound) -> tuple:
         return (tf.zeros_like(like),)
@@ -214,20 +214,21 @@ class Comparison(NamedTuple):
             *terms: `LogSumExp`s and `PairSum`s.
             parameters: Those of all terms, one term after the other, each of the shape of a statistic.
         """
-        of_each, parameters = {}, list(parameters)
-        for term in terms:
-            of_each[term] = parameters[: term.num_parameters]
-            parameters = parameters[term.num_parameters :]
-        over_positives = [
-            term
-            for term in terms
-            if isinstance(term, PairSum) and term.over == "positives"
-        ]
-        by_id = over_positives if self._positives_by_id else []
+        of_each = dict(zip(terms, _deal(parameters, terms)))
+        by_id, sums = [], []
+        if self._positives_by_id:
+            sums = self._id_sums()
+            by_id = [
+                term
+                for term in terms
+                if isinstance(term, PairSum) and term.over == "positives"
+            ]
+        summed = functools.partial(self._summed, sums)
         found = {}
         for group, compute in (
             ([term for term in terms if term not in by_id], self._swept),
-            (by_id, self._of_positives),
+            ([term for term in by_id if term.linear], summed),
+            ([term for term in by_id if not term.linear], summed),
         ):
             if group:
                 own = [parameter for term in group for parameter in of_each[term]]
@@ -280,35 +281,38 @@ class Comparison(NamedTuple):
 
         return compute(*inputs, *parameters)
 
-    def _of_positives(self, terms: tuple, parameters: list) -> list[tf.Tensor]:
-        """The statistics of positives that ids tell: from sums by id, wherever these are enough."""
+    def _id_sums(self) -> list[tuple]:
+        """For the anchors, and with `both_sides` for the columns: sums over positives, and their number."""
+        ids, other_ids, *_ = self.relation
+        relations = [self.relation] + [Relation(other_ids, ids)] * self.both_sides
+        sums = [IdSums(relation) for relation in relations]
+        return [(of_side, of_side.number(self.scale.dtype)) for of_side in sums]
+
+    def _summed(self, sums, terms: tuple, parameters: list) -> list[tf.Tensor]:
+        """The statistics of positives from sums by id; where these are not enough, by a visit to all pairs.
+
+        They are enough for terms that are linear, and where no anchor has more than one positive.
+        """
         inputs = self._inputs()
         num_inputs = len(inputs)
 
         def by_sums(*inputs):
             inputs, parameters = inputs[:num_inputs], inputs[num_inputs:]
-            sums, results = self._positive_sums(*inputs), []
-            for term in terms:
-                own = parameters[: term.num_parameters]
-                parameters = parameters[term.num_parameters :]
-                results.append(term.of_sums(sums, own))
-            return results
+            pair, dealt = self._positive_pair(sums, *inputs), _deal(parameters, terms)
+            return [term.of_sums(pair, own) for term, own in zip(terms, dealt)]
 
         def by_sweep(*inputs):
             inputs, parameters = inputs[:num_inputs], inputs[num_inputs:]
             names = ("rows", "scale", "columns")
             return self._replace(**dict(zip(names, inputs)))._swept(terms, parameters)
 
-        enough = True
-        if not all(term.linear for term in terms):
-            number = self._positive_sums(*inputs).number
-            enough = tf.reduce_max(number) <= 1
-
         def either(of_function: Callable):
-            if enough is True:
+            if all(term.linear for term in terms):
                 return of_function(by_sums)
             return tf.cond(
-                enough, lambda: of_function(by_sums), lambda: of_function(by_sweep)
+                tf.reduce_max([number for _, number in sums]) <= 1,
+                lambda: of_function(by_sums),
+                lambda: of_function(by_sweep),
             )
 
         @tf.custom_gradient
@@ -320,13 +324,36 @@ class Comparison(NamedTuple):
 
         return compute(*inputs, *parameters)
 
+    def _positive_pair(self, sums, *inputs) -> Pair:
+        """Sums over the positives of each anchor: tensors of the shape of a statistic."""
+        anchors, *columns = self._sides(*inputs)
+        sides = [anchors, *(columns or [anchors])]
+        pairs = []
+        for of_side, number in sums:
+            product = tf.reduce_sum(sides[0] * of_side(sides[1]), axis=1)
+            bias = None if self.bias is None else of_side(self.bias)
+            pairs.append(Pair(product, bias, number))
+            sides = sides[::-1]
+        if not self.both_sides:
+            return pairs[0]
+        return Pair(
+            *[None if part[0] is None else tf.stack(part) for part in zip(*pairs)]
+        )
+
     @property
     def _positives_by_id(self) -> bool:
         relation = self.relation
         mask = relation.candidate_mask
         of_pairs = mask is not None and mask.shape.rank == 2
         in_matrix = of_pairs or relation.positives is not None
-        return relation.ids.dtype.is_integer and not in_matrix
+        if in_matrix or not relation.ids.dtype.is_integer:
+            return False
+        # A small matrix is masked with fewer operations.
+        return self._entries > min(SMALL, AT_ONCE)
+
+    @property
+    def _entries(self) -> float:
+        return _entries(self.rows, self.rows if self.columns is None else self.columns)
 
     def _inputs(self) -> list[tf.Tensor]:
         """What gradients flow into."""
@@ -340,19 +367,11 @@ class Comparison(NamedTuple):
             return [anchors * tf.sqrt(scale)]
         return [anchors * scale, tf.cast(normalize_rows(columns), anchors.dtype)]
 
-    def _positive_sums(self, *inputs) -> PositiveSums:
-        sides = self._sides(*inputs)
-        relation, bias = self.relation, self.bias
-        anchors, columns = sides if len(sides) == 2 else (*sides, None)
-        sums = positive_sums(anchors, columns, relation, bias)
-        if not self.both_sides:
-            return sums
-        swapped = Relation(relation.candidate_ids, relation.ids)
-        of_columns = positive_sums(columns, anchors, swapped, bias)
-        both = [
-            None if s is None else tf.stack([s, o]) for s, o in zip(sums, of_columns)
-        ]
-        return PositiveSums(*both)
+
+def _deal(parameters, terms) -> list[list]:
+    """The parameters of each term, of those of one term after the other."""
+    remaining = iter(parameters)
+    return [list(itertools.islice(remaining, t.num_parameters)) for t in terms]
 
 
 def _linearized(function: Callable, inputs) -> tuple:
@@ -445,7 +464,8 @@ class _Setting(NamedTuple):
         the gradient, XLA leaves it out of the sweep.)
         """
         alone = len(self.terms) == 1 and isinstance(self.terms[0], PairSum)
-        return alone and not (self.at_once or self.both_sides)
+        everywhere = alone and self.terms[0].over == "all"
+        return everywhere and not (self.at_once or self.both_sides)
 
     @property
     def ways(self) -> int:
@@ -464,11 +484,13 @@ class _Setting(NamedTuple):
 
 
 def _setting(comparison: Comparison, terms: tuple) -> _Setting:
-    anchors, columns = comparison.rows, comparison.columns
-    columns = anchors if columns is None else columns
-    entries = _entries(anchors, columns)
+    entries = comparison._entries
     scale = max(getattr(term, "scale", 1.0) for term in terms)
     bounded = comparison.bound is not None and comparison.bias is None
+    if any(isinstance(t, LogSumExp) and t.over == "positives" for t in terms):
+        # A tiny weight times exp(-80) would be 0.
+        relation = comparison.relation
+        bounded &= relation.positives is None and relation.ids.dtype.is_integer
     return _Setting(
         terms=terms,
         symmetric=comparison.columns is None,
@@ -589,18 +611,18 @@ class _Tiles:
 
     def __init__(self, setting, sides, parameters, given: _Given, kept=None):
         self.setting, self.given, self.kept = setting, given, kept
-        self._counts = [_count(sides[0]), _count(sides[-1])]
-        self.rows, self.columns = self._cut(0, sides[0]), self._cut(1, sides[-1])
+        self._tilings = [_tiling(sides[0])]
+        self._tilings += [_tiling(side) for side in sides[1:]] or self._tilings
+        self.rows = self._cut(0, sides[0])
+        self.columns = self.rows if setting.symmetric else self._cut(1, sides[1])
         self._cut_relation(given.relation)
         bias = given.bias
         # Each way adds the bias of the other side.
         self._bias = (
             None if bias is None else [self._cut(k, bias) for k in self._others]
         )
-        cut, self._parameters = [self.cut_vector(p) for p in parameters], []
-        for term in setting.terms:
-            self._parameters.append(cut[: term.num_parameters])
-            cut = cut[term.num_parameters :]
+        cut = [self.cut_vector(parameter) for parameter in parameters]
+        self._parameters = _deal(cut, setting.terms)
 
     @property
     def _others(self) -> list[int]:
@@ -624,7 +646,7 @@ class _Tiles:
         if self.setting.at_once:
             return blocks
         shape = tf.concat([[-1], tf.shape(blocks)[2:]], axis=0)
-        return tf.reshape(blocks, shape)[: self._counts[k]]
+        return tf.reshape(blocks, shape)[: self._tilings[k].count]
 
     def zeros(self) -> list[tf.Tensor]:
         """The state of a vector of zeros, for each way."""
@@ -686,7 +708,7 @@ class _Tiles:
     def _loop(self, visit: Callable, states: list) -> list:
         """Let `visit` change the states of the tiles one after the other."""
         sides = [k for k, state in enumerate(states) for _ in tf.nest.flatten(state)]
-        blocks = [tf.shape(side)[0] for side in (self.rows, self.columns)]
+        blocks = [tiling.blocks for tiling in self._tilings]
 
         def step(i, j, *arrays):
             own = [array.read((i, j)[k]) for k, array in zip(sides, arrays)]
@@ -699,7 +721,9 @@ class _Tiles:
             first = i + 1 if self.setting.symmetric else 0
             return (tf.where(more, i, i + 1), tf.where(more, j + 1, first), *arrays)
 
-        arrays = [_array(state) for state in tf.nest.flatten(states)]
+        arrays = [
+            _array(state, blocks[k]) for k, state in zip(sides, tf.nest.flatten(states))
+        ]
         _, _, *arrays = tf.while_loop(
             lambda i, *_: i < blocks[0], step, (0, 0, *arrays)
         )
@@ -711,33 +735,31 @@ class _Tiles:
             return None
         if self.setting.at_once:
             return [tensor]
-        blocks, tile = _tiling(self._counts[k])
-        before_and_after = [[0, blocks * tile - self._counts[k]]]
-        rest = tensor.shape[1:]
-        paddings = tf.concat([before_and_after, tf.zeros([rest.rank, 2], tf.int32)], 0)
-        padded = tf.pad(
-            tensor, paddings, constant_values=tf.cast(padding, tensor.dtype)
-        )
-        return tf.reshape(padded, tf.concat([[blocks, tile], tf.shape(tensor)[1:]], 0))
+        tiling = self._tilings[k]
+        paddings = [[0, tiling.padding]] + [[0, 0]] * (tensor.shape.rank - 1)
+        padding = tf.cast(padding, tensor.dtype)
+        padded = tf.pad(tensor, paddings, constant_values=padding)
+        widths = [_size(tensor, axis) for axis in range(1, tensor.shape.rank)]
+        return tf.reshape(padded, [tiling.blocks, tiling.tile, *widths])
 
     def _cut_relation(self, relation: Relation) -> None:
         """The relation as `_match` reads it: rows and columns cut, matrices over pairs padded."""
-        at_once, counts = self.setting.at_once, self._counts
+        setting, counts = self.setting, [tiling.count for tiling in self._tilings]
         ids, other, own, mask, negative_only, positives = relation
         unknown = -1 if ids.dtype.is_integer else 0
         self._ids = self._cut(0, ids, unknown)
-        self._other_ids = self._cut(1, ids if other is None else other, unknown)
-        own = tf.range(counts[0]) if self.setting.symmetric else own
+        self._other_ids = self._ids if other is None else self._cut(1, other, unknown)
+        own = tf.range(counts[0]) if setting.symmetric else own
         self._own = self._cut(0, own, -1)
         self._negative_only = self._cut(1, negative_only)
         self._positives = self._cut_pairs(positives)
         of_pairs = mask is not None and mask.shape.rank == 2
         self._pair_mask = self._cut_pairs(mask if of_pairs else None)
         of_columns, of_rows = None if of_pairs else mask, None
-        if not at_once:  # padding does not exist
+        if not setting.at_once:  # padding does not exist
             if of_columns is None:
                 of_columns = tf.ones([counts[1]], tf.bool)
-            if self.setting.ways == 2:
+            if setting.ways == 2:
                 of_rows = tf.ones([counts[0]], tf.bool)
         self._row_mask = self._cut(0, of_rows)
         self._column_mask = self._cut(1, of_columns)
@@ -746,8 +768,7 @@ class _Tiles:
         """`[n, columns]`, padded, or None."""
         if pairs is None or self.setting.at_once:
             return pairs
-        padded = [tf.reduce_prod(tf.shape(s)[:2]) for s in (self.rows, self.columns)]
-        return tf.pad(pairs, [[0, p - count] for p, count in zip(padded, self._counts)])
+        return tf.pad(pairs, [[0, tiling.padding] for tiling in self._tilings])
 
     def _match(self, i, j) -> Match:
         """How the rows of block i and the columns of block j belong together."""
@@ -757,7 +778,7 @@ class _Tiles:
 
         own, positives, mask = part(self._own, i), self._positives, self._pair_mask
         if not self.setting.at_once:
-            size = [tf.shape(side)[1] for side in (self.rows, self.columns)]
+            size = [tiling.tile for tiling in self._tilings]
             start = [i * size[0], j * size[1]]
             own = None if own is None else own - start[1]
             mask, positives = (
@@ -781,22 +802,34 @@ class _Tiles:
         )
 
 
-def _count(side):
-    """How many rows there are: a number where it is known."""
-    return tf.shape(side)[0] if side.shape[0] is None else side.shape[0]
+class _Tiling(NamedTuple):
+    """How a side is cut: numbers where its count is known, else tensors."""
+
+    count: int | tf.Tensor
+    blocks: int | tf.Tensor
+    tile: int | tf.Tensor
+
+    @property
+    def padding(self):
+        return self.blocks * self.tile - self.count
 
 
-def _tiling(count):
-    """The number of blocks, and their one size."""
-    blocks = tf.maximum(1, -(-count // TILE))
-    return blocks, -(-count // blocks)
+def _tiling(side) -> _Tiling:
+    count = _size(side, 0)
+    blocks = (count + TILE - 1) // TILE
+    blocks = tf.maximum(1, blocks) if tf.is_tensor(count) else max(1, blocks)
+    return _Tiling(count, blocks, (count + blocks - 1) // blocks)
 
 
-def _array(blocks) -> tf.TensorArray:
+def _size(tensor, axis: int):
+    """A number where it is known, else a tensor."""
+    known = tensor.shape[axis]
+    return tf.shape(tensor)[axis] if known is None else known
+
+
+def _array(blocks, number) -> tf.TensorArray:
+    shape = blocks.shape[1:]
     array = tf.TensorArray(
-        blocks.dtype,
-        size=tf.shape(blocks)[0],
-        element_shape=blocks.shape[1:],
-        clear_after_read=False,
+        blocks.dtype, number, element_shape=shape, clear_after_read=False
     )
     return array.unstack(blocks)

@@ -1,65 +1,53 @@
-"""Sums over the positives that ids tell, in time and memory that grow with the number of rows alone."""
+"""Sums over the positives that ids tell, in time and memory that grow with the number of rows alone.
+
+The plain way masks a matrix of all pairs. Here the columns of every id are added up once, and an anchor takes the sum
+of its id, less its own column.
+"""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_contrastive.losses.sets import Relation
 
 
-class PositiveSums(NamedTuple):
-    """Sums over the positives of each anchor: tensors `[n]`."""
+class IdSums:
+    """`sums(values)`: for each anchor the sum of the values `[columns, ...]` of its positives."""
 
-    product: tf.Tensor
-    bias: tf.Tensor | None
-    number: tf.Tensor
+    def __init__(self, relation: Relation):
+        """`relation` has integer ids and no matrix over pairs; without candidate ids the batch is both sides."""
+        ids, other, own = relation.ids, relation.candidate_ids, relation.self_index
+        n = tf.shape(ids)[0]
+        if other is None:
+            other, own = ids, tf.range(n)
+            labels = column_labels = _dense_labels(ids)
+        else:
+            labels = _dense_labels(tf.concat([ids, other], axis=0))
+            labels, column_labels = labels[:n], labels[n:]
+        possible = other != -1
+        for name, wanted in (("candidate_mask", True), ("negative_only", False)):
+            of_columns = getattr(relation, name)
+            if of_columns is not None:
+                possible &= of_columns == wanted
+        self._labels = labels
+        self._column_labels = tf.where(possible, column_labels, -1)
+        self._size = n + tf.shape(other)[0]
+        self._own = None
+        if own is not None:
+            index = tf.maximum(own, 0)
+            counted = tf.gather(self._column_labels, index) == labels
+            self._own = index, (own >= 0) & counted
 
-
-def positive_sums(anchors, columns, relation: Relation, bias=None) -> PositiveSums:
-    """The products of an anchor with its positives, their bias, and their number.
-
-    The plain way masks a matrix of all pairs. Here the columns of every id are added up once, and an anchor
-    takes its product with the sum of its id, less its own column.
-
-    Args:
-        anchors: Float `[n, dim]`.
-        columns: Float `[columns, dim]`; None: the anchors are their own columns.
-        relation: Integer ids, no matrix over pairs.
-        bias: Float `[columns]`, or None.
-    """
-    n = tf.shape(anchors)[0]
-    ids, other, own = relation.ids, relation.candidate_ids, relation.self_index
-    if columns is None:
-        columns, other, own = anchors, ids, tf.range(n)
-        labels = column_labels = _dense_labels(ids)
-        size = n
-    else:
-        labels = _dense_labels(tf.concat([ids, other], axis=0))
-        size = tf.shape(labels)[0]
-        labels, column_labels = labels[:n], labels[n:]
-    possible = other != -1
-    if relation.candidate_mask is not None:
-        possible &= relation.candidate_mask
-    if relation.negative_only is not None:
-        possible &= ~relation.negative_only
-    column_labels = tf.where(possible, column_labels, -1)
-
-    def sums(values):
-        """For each anchor the sum of the values `[columns, ...]` of its positives."""
-        total = _sums_by_label(values, column_labels, labels, size)
-        if own is None:
+    def __call__(self, values) -> tf.Tensor:
+        total = _sums_by_label(values, self._column_labels, self._labels, self._size)
+        if self._own is None:
             return total
-        index = tf.maximum(own, 0)
-        its_own = (own >= 0) & (tf.gather(column_labels, index) == labels)
-        return total - _where_rows(its_own, tf.gather(values, index))
+        index, counted = self._own
+        return total - _where_rows(counted, tf.gather(values, index))
 
-    return PositiveSums(
-        product=tf.reduce_sum(anchors * sums(columns), axis=1),
-        bias=None if bias is None else sums(bias),
-        number=sums(tf.ones_like(columns[:, 0])),
-    )
+    def number(self, dtype) -> tf.Tensor:
+        """How many positives each anchor has: float `[n]`."""
+        return self(tf.ones(tf.shape(self._column_labels), dtype))
 
 
 @tf.custom_gradient

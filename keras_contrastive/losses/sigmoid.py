@@ -65,8 +65,8 @@ class SigmoidLoss(keras.layers.Layer):
         ValueError: `scale` is not a finite number > 0, `bias` is not finite, or `reduction` is unknown.
     """
 
+    # As of `ContrastiveLossBase`: this is a layer, since it has weights.
     families = ("pairs",)
-    symmetric = False
     compares_ids = True
 
     def __init__(

@@ -93,7 +93,6 @@ class SymmetricInfoNCELoss(FunctionLoss):
     """
 
     families = ("pairs",)
-    # Swapping the sides changes nothing (but for further negatives): the loss layer takes a pair of views once.
     symmetric = True
     compares_ids = True
 
