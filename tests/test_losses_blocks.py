@@ -24,9 +24,6 @@ def set_tile(monkeypatch, tile: int, by_xla: bool = False) -> None:
     monkeypatch.setattr(_blocks, "SMALL", 0 if by_xla else ANY_SIZE)
 
 
-any_tile = pytest.mark.parametrize("tile", [4, 16])
-
-
 def batch(n: int = 11, dim: int = 5, dtype=np.float64):
     generator = np.random.default_rng(0)
     return generator.integers(-1, 4, n), generator.normal(size=(n, dim)).astype(dtype)
@@ -99,18 +96,17 @@ CASES = ("batch", "log_probability", "candidates", "queue", "masks") + (
 
 
 @softmax_losses
-@any_tile
-def test_tiles_give_the_values_and_gradients_of_the_matrix_at_once(
-    loss, tile, monkeypatch
-):
+def test_tiles_give_the_values_and_gradients_of_the_matrix_at_once(loss, monkeypatch):
     for case in CASES:
         at_once = of_sets(loss, *batch(), sets_of(case))
         assert np.any(at_once[0] != 0) and np.any(at_once[1] != 0), case
-        with monkeypatch.context() as patched:
-            set_tile(patched, tile)
-            in_tiles = of_sets(loss, *batch(), sets_of(case))
-        for found, expected in zip(in_tiles, at_once):
-            np.testing.assert_allclose(found, expected, **FLOAT64, err_msg=case)
+        # One larger than the batch has to do with padding alone.
+        for tile in (4, 16) if case in ("batch", "masks") else (4,):
+            with monkeypatch.context() as patched:
+                set_tile(patched, tile)
+                in_tiles = of_sets(loss, *batch(), sets_of(case))
+            for found, expected in zip(in_tiles, at_once):
+                np.testing.assert_allclose(found, expected, **FLOAT64, err_msg=case)
 
 
 @pytest.mark.parametrize("loss", [SOFTMAX[0], SOFTMAX[-1]], ids=lambda loss: loss.name)

@@ -219,7 +219,6 @@ def test_eager_graph_unknown_batch_and_xla_agree(loss):
     )
     expected, expected_gradients = run(*both, tensors)
     for way in (
-        tf.function(run),
         tf.function(run, input_signature=unknown),
         tf.function(run, jit_compile=True),
     ):
