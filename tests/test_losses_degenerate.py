@@ -20,6 +20,7 @@ from tests.losses_battery import (
     FLOAT64,
     LOSSES,
     PATTERNS,
+    as_float32,
     candidate_case,
     every_loss,
     one_of_each_class,
@@ -282,6 +283,11 @@ def test_uniform_log_probability_changes_nothing_as_it_corrects_the_positive_too
         ANCHOR_IDS, rows(5), candidate_log_probability=np.full(8, -9.0), **options
     )
     np.testing.assert_allclose(uniform, plain, **FLOAT64)
+    # 1 / Q is infinite in float32 here.
+    tiny = {"candidate_log_probability": np.full(8, -100.0, np.float32)}
+    single = {name: as_float32(value) for name, value in options.items()}
+    uniform = loss.values(ANCHOR_IDS, rows(5, dtype=np.float32), **tiny, **single)
+    np.testing.assert_allclose(uniform, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.05, 0.09, 0.1])

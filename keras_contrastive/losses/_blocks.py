@@ -7,10 +7,12 @@ tensors `[n]` with gradients into the anchors, the columns and the parameters of
 ordinary arithmetic on vectors.
 
 How: tile by tile, forwards with running log-sum-exps, backwards by computing each tile again, so that memory
-grows with n and not with n^2. Where the anchors are their own columns only the tiles on and above the diagonal
-are visited, and where both sides are anchors (pairs) all are visited once: every tile then serves its rows and,
-from the other side, its columns. The loop is compiled by XLA (`compiled`), has tiles of one size, and updates its
-accumulators in place (a `tf.TensorArray` becomes XLA's dynamic-update-slice).
+grows with n and not with n^2. (A sum over all pairs needs no statistic for its gradient, and finds it on the way.)
+Where the anchors are their own columns only the tiles on and above the diagonal are visited, and where both sides
+are anchors (pairs) all are visited once: every tile then serves its rows and, from the other side, its columns. The
+loop is compiled by XLA (`compiled`), has tiles of one size, and updates its accumulators in place (a
+`tf.TensorArray` becomes XLA's dynamic-update-slice). Where ids tell the positives, sums over these need no tile
+(`IdSums`), nor does any function of a single positive.
 """
 
 from __future__ import annotations

@@ -180,17 +180,19 @@ def _debiased(ids, embeddings, *, class_probability, beta=None, **options):
     estimates = [LogSumExp("negatives")]
     if beta is not None:
         estimates = [LogSumExp("negatives", scale) for scale in (1 + beta, beta)]
-    counted = [PairSum("negatives")]
+    counted, shift, shifts = [PairSum("negatives")], 0.0, ()
     if comparison.bias is not None:
-        counted.append(PairSum("negatives", _correction))
-    negatives, *others = comparison.statistics(*estimates, *counted)
+        shift = tf.reduce_max(comparison.bias)
+        shifts = (tf.fill(tf.shape(embeddings)[:1], shift),)
+        counted.append(PairSum("negatives", _correction, 1))
+    negatives, *others = comparison.statistics(*estimates, *counted, parameters=shifts)
     if beta is None:
         number, *others = others
     else:
         weights, number, *others = others
         negatives = tf.where(number > 0, _log(number) + negatives - weights, negatives)
-    least = others[0] if others else number
-    parameters = (negatives, _log(number), _log(least) - comparison.scale)
+    least = _log(others[0]) + shift if others else _log(number)
+    parameters = (negatives, _log(number), least - comparison.scale)
     # Each positive has an estimate of its own, so the positives are seen once more, knowing the negatives.
     surprise = PairSum("positives", _Surprise(class_probability), len(parameters))
     total, weight = comparison.statistics(
@@ -200,14 +202,14 @@ def _debiased(ids, embeddings, *, class_probability, beta=None, **options):
     return where_counted(counts, tf.math.divide_no_nan(total, weight))
 
 
-def _log(positive):
-    """The logarithm, and 0 where there are no negatives to take it of."""
-    return tf.math.log(tf.where(positive > 0, positive, tf.ones_like(positive)))
+def _log(number):
+    """The logarithm, finite where there are no negatives to take it of."""
+    return tf.math.log(tf.maximum(number, 1e-37))
 
 
-def _correction(pair):
-    """1 / Q of the column, where a logQ correction is made; else 1."""
-    return tf.exp(pair.bias)
+def _correction(pair, shift):
+    """1 / Q of the column, where a logQ correction is made, over its largest: 1 / Q itself may be infinite."""
+    return tf.exp(pair.bias - shift)
 
 
 class _Surprise(NamedTuple):
