@@ -216,7 +216,6 @@ class Comparison(NamedTuple):
             *terms: `LogSumExp`s and `PairSum`s.
             parameters: Those of all terms, one term after the other, each of the shape of a statistic.
         """
-        of_each = dict(zip(terms, _deal(parameters, terms)))
         by_id, sums = [], []
         if self._positives_by_id:
             sums = self._id_sums()
@@ -226,62 +225,71 @@ class Comparison(NamedTuple):
                 if isinstance(term, PairSum) and term.over == "positives"
             ]
         summed = functools.partial(self._summed, sums)
-        found = {}
-        for group, compute in (
+        groups = (
             ([term for term in terms if term not in by_id], self._swept),
             ([term for term in by_id if term.linear], summed),
             ([term for term in by_id if not term.linear], summed),
-        ):
-            if group:
-                own = [parameter for term in group for parameter in of_each[term]]
-                found.update(zip(group, compute(tuple(group), own)))
-        return [found[term] for term in terms]
-
-    def _swept(self, terms: tuple, parameters: list) -> list[tf.Tensor]:
-        """The statistics by a visit to all pairs."""
-        setting, inputs = _setting(self, terms), self._inputs()
+        )
+        groups = [(tuple(group), part) for group, part in groups if group]
+        inputs = self._inputs()
         num_inputs = len(inputs)
 
+        # One for all groups: TensorFlow keeps a copy of what goes into each.
         @tf.custom_gradient
-        def compute(*inputs):
-            inputs, parameters = inputs[:num_inputs], inputs[num_inputs:]
-            bound = inputs[1] if setting.fixed else None
-            given = _Given(self.relation, self.bias, bound)
-            sides = self._sides(*inputs)
-            tiles = _Tiles(setting, sides, parameters, given)
-
-            def chain(pull: Callable) -> tuple:
-                """From the gradients of the sides, `pull(sides)`, to those of the inputs."""
-                sides, pull_inputs = _linearized(self._sides, inputs)
-                of_sides, of_parameters = pull(sides)
-                return *pull_inputs(of_sides), *of_parameters
+        def compute(*tensors):
+            inputs, parameters = tensors[:num_inputs], tensors[num_inputs:]
+            own = dict(zip(terms, _deal(parameters, terms)))
+            sides, values, pulls = self._sides(*inputs), {}, []
+            for group, part in groups:
+                of_group = [parameter for term in group for parameter in own[term]]
+                results, pull = part(group, sides, of_group)
+                values.update(zip(group, results))
+                pulls.append((group, pull))
 
             def gradient(*upstream):
-                def pull(sides):
-                    again = _Tiles(setting, sides, parameters, given, tiles.kept)
-                    return again.sweep(_Gradients(again, values, upstream))[0]
+                # The sides again, not kept. Nor is anything else but the statistics.
+                sides, pull_inputs = _linearized(self._sides, inputs)
+                above, of_terms, of_sides = dict(zip(terms, upstream)), {}, []
+                for group, pull in pulls:
+                    found = pull(sides, *[above[term] for term in group])
+                    of_sides.append(found[: len(sides)])
+                    of_terms.update(zip(group, _deal(found[len(sides) :], group)))
+                total = [functools.reduce(tf.add, parts) for parts in zip(*of_sides)]
+                of_parameters = [one for term in terms for one in of_terms[term]]
+                return *pull_inputs(total), *of_parameters
 
-                return chain(pull)
-
-            if not setting.in_one_sweep:
-                (values,) = tiles.sweep(_Values(tiles))
-                return values, gradient
-
-            of_ones = _Gradients(tiles, None, [tf.ones_like(sides[0][:, 0])])
-            values, found = tiles.sweep(_Values(tiles), of_ones)
-            found = chain(lambda sides: found)
-
-            def scaled_gradient(upstream):
-                factor = tf.reduce_max(upstream)
-                return tf.cond(
-                    tf.reduce_min(upstream) == factor,
-                    lambda: tuple(factor * one for one in found),
-                    lambda: gradient(upstream),
-                )
-
-            return values, scaled_gradient
+            return [values[term] for term in terms], gradient
 
         return compute(*inputs, *parameters)
+
+    def _swept(self, terms: tuple, sides, parameters) -> tuple:
+        """The statistics by a visit to all pairs, and how a gradient is pulled back to sides and parameters."""
+        setting = _setting(self, terms)
+        bound = self.scale if setting.fixed else None
+        given = _Given(self.relation, self.bias, bound)
+        tiles = _Tiles(setting, sides, parameters, given)
+
+        def pull(sides, *upstream):
+            again = _Tiles(setting, sides, parameters, given, tiles.kept)
+            (found,) = again.sweep(_Gradients(again, values, upstream))
+            return found
+
+        if not setting.in_one_sweep:
+            (values,) = tiles.sweep(_Values(tiles))
+            return values, pull
+
+        of_ones = _Gradients(tiles, None, [tf.ones_like(sides[0][:, 0])])
+        values, found = tiles.sweep(_Values(tiles), of_ones)
+
+        def pull_scaled(sides, upstream):
+            factor = tf.reduce_max(upstream)
+            return tf.cond(
+                tf.reduce_min(upstream) == factor,
+                lambda: [factor * one for one in found],
+                lambda: pull(sides, upstream),
+            )
+
+        return values, pull_scaled
 
     def _id_sums(self) -> list[tuple]:
         """For the anchors, and with `both_sides` for the columns: sums over positives, and their number."""
@@ -290,23 +298,24 @@ class Comparison(NamedTuple):
         sums = [IdSums(relation) for relation in relations]
         return [(of_side, of_side.number(self.scale.dtype)) for of_side in sums]
 
-    def _summed(self, sums, terms: tuple, parameters: list) -> list[tf.Tensor]:
-        """The statistics of positives from sums by id; where these are not enough, by a visit to all pairs.
+    def _summed(self, sums, terms: tuple, sides, parameters) -> tuple:
+        """The statistics of positives from sums by id, and how a gradient is pulled back, as of `_swept`.
 
-        They are enough for terms that are linear, and where no anchor has more than one positive.
+        The sums are enough for terms that are linear, and where no anchor has more than one positive. Else all pairs
+        are visited.
         """
-        inputs = self._inputs()
-        num_inputs = len(inputs)
+        num_sides = len(sides)
 
-        def by_sums(*inputs):
-            inputs, parameters = inputs[:num_inputs], inputs[num_inputs:]
-            pair, dealt = self._positive_pair(sums, *inputs), _deal(parameters, terms)
+        def by_sums(*tensors):
+            pair = self._positive_pair(sums, tensors[:num_sides])
+            dealt = _deal(tensors[num_sides:], terms)
             return [term.of_sums(pair, own) for term, own in zip(terms, dealt)]
 
-        def by_sweep(*inputs):
-            inputs, parameters = inputs[:num_inputs], inputs[num_inputs:]
-            names = ("rows", "scale", "columns")
-            return self._replace(**dict(zip(names, inputs)))._swept(terms, parameters)
+        @tf.custom_gradient
+        def by_sweep(*tensors):
+            sides = tensors[:num_sides]
+            values, pull = self._swept(terms, sides, tensors[num_sides:])
+            return values, functools.partial(pull, sides)
 
         def either(of_function: Callable):
             if all(term.linear for term in terms):
@@ -317,20 +326,14 @@ class Comparison(NamedTuple):
                 lambda: of_function(by_sweep),
             )
 
-        @tf.custom_gradient
-        def compute(*inputs):
-            def gradient(*upstream):
-                return either(lambda f: _linearized(f, inputs)[1](upstream))
+        def pull(sides, *upstream):
+            return either(lambda f: _linearized(f, [*sides, *parameters])[1](upstream))
 
-            return either(lambda f: f(*inputs)), gradient
+        return either(lambda f: f(*sides, *parameters)), pull
 
-        return compute(*inputs, *parameters)
-
-    def _positive_pair(self, sums, *inputs) -> Pair:
+    def _positive_pair(self, sums, sides) -> Pair:
         """Sums over the positives of each anchor: tensors of the shape of a statistic."""
-        anchors, *columns = self._sides(*inputs)
-        sides = [anchors, *(columns or [anchors])]
-        pairs = []
+        sides, pairs = [sides[0], sides[-1]], []
         for of_side, number in sums:
             product = tf.reduce_sum(sides[0] * of_side(sides[1]), axis=1)
             bias = None if self.bias is None else of_side(self.bias)
@@ -580,7 +583,7 @@ class _Gradients:
             new[1] += seen[1][1]
         return tf.nest.map_structure(tf.add, states, new)
 
-    def finish(self, states) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def finish(self, states) -> list[tf.Tensor]:
         tiles, setting = self._tiles, self._setting
         gradients = [
             tiles.join(k, state.pop(0), transposed=k == 1)
@@ -591,7 +594,7 @@ class _Gradients:
         if setting.symmetric:
             gradients = [functools.reduce(tf.add, gradients)]
             states = [[functools.reduce(tf.add, both) for both in zip(*states)]]
-        return gradients, [tiles.join_vector(blocks) for blocks in zip(*states)]
+        return gradients + [tiles.join_vector(blocks) for blocks in zip(*states)]
 
     def _pull(self, way: int, index, side: Side, of_terms):
         """The gradients of a tile's logits, and of the parameters of its anchors."""

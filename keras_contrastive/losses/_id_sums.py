@@ -21,8 +21,10 @@ class IdSums:
         if other is None:
             other, own = ids, tf.range(n)
             labels = column_labels = _dense_labels(ids)
+            self._size = n
         else:
             labels = _dense_labels(tf.concat([ids, other], axis=0))
+            self._size = tf.shape(labels)[0]
             labels, column_labels = labels[:n], labels[n:]
         possible = other != -1
         for name, wanted in (("candidate_mask", True), ("negative_only", False)):
@@ -31,7 +33,6 @@ class IdSums:
                 possible &= of_columns == wanted
         self._labels = labels
         self._column_labels = tf.where(possible, column_labels, -1)
-        self._size = n + tf.shape(other)[0]
         self._own = None
         if own is not None:
             index = tf.maximum(own, 0)
