@@ -35,7 +35,7 @@ class Job:
             "epochs": options["epochs"] or self.method.epochs,
             "batch_size": options["batch_size"]
             or min(self.method.batch_size, len(source.train)),
-            "augment": _augment_name(options, source.train.image_shape[0]),
+            "augment": augment_name(options, source.train.image_shape[0]),
         }
         _check_images(source)
         if not 2 <= options["batch_size"] <= len(source.train):
@@ -281,7 +281,7 @@ def _check_images(source) -> None:
         )
 
 
-def _augment_name(options, image_size: int) -> str:
+def augment_name(options, image_size: int) -> str:
     """The recipe's name; auto: digits are never mirrored or recoloured, small images lose less."""
     if options["augment"] != "auto":
         return options["augment"]

@@ -24,7 +24,11 @@ LAYERS = {
     ),
     "jitter": lambda: augment.ColorJitter(0.8, 0.8, 0.8, 0.2, probability=0.8),
     "grayscale": lambda: augment.RandomGrayscale(0.5),
+    "bicubic": lambda: augment.RandomResizedCrop((10, 7), method="bicubic"),
+    "solarize": lambda: augment.RandomSolarize(0.5, threshold=0.6),
     "blur": lambda: augment.GaussianBlur(5, (0.1, 2.0), probability=0.7),
+    "cutout": lambda: augment.RandomCutout(4, fill=0.2, probability=0.7),
+    "noise": lambda: augment.GaussianNoise((0.01, 0.2), probability=0.7),
 }
 every_layer = pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS.keys())
 grey_and_color = pytest.mark.parametrize("channels", [1, 3])
@@ -86,16 +90,59 @@ def test_flip_of_chosen_images_reverses_columns():
 @pytest.mark.parametrize(
     "size", [(9, 12), (4, 5), (20, 3)], ids=["same", "down", "mixed"]
 )
-def test_crop_and_resize_equals_loops(size):
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_crop_and_resize_equals_loops(method, size):
     images = random_images()
     boxes = [[0, 0, 9, 12], [2, 3, 7, 9], [0, 5, 1, 1], [8, 11, 1, 1], [1, 0, 8, 5]]
-    actual = augment.crop_and_resize(images, boxes, size)
+    actual = augment.crop_and_resize(images, boxes, size, method=method)
+    kernel = {"bilinear": oracle.triangle, "bicubic": oracle.keys_cubic}[method]
     expect_close(
         actual,
         images,
-        lambda image, box: oracle.crop_and_resize(image, box, size),
+        lambda image, box: oracle.crop_and_resize(image, box, size, kernel),
         boxes,
     )
+
+
+def test_bicubic_enlarges_a_parabola_exactly():
+    """Keys' kernel reproduces polynomials of degree 2, away from the border; a triangle cuts the corners."""
+    x = (np.arange(12) + 0.5) / 12
+    images = np.tile(x**2, (12, 1))[None, :, :, None].astype(np.float32)
+    larger = augment.crop_and_resize(images, [[0, 0, 12, 12]], 48, method="bicubic")
+    fine = (np.arange(48) + 0.5) / 48
+    np.testing.assert_allclose(larger[0, 24, 8:-8, 0], fine[8:-8] ** 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_cutout_paints_the_box_and_nothing_else(channels):
+    images = random_images(channels=channels)
+    boxes = [[0, 0, 9, 12], [-2, 3, 5, 4], [7, 10, 4, 4], [3, 3, 0, 5], [2, 5, 1, 1]]
+    fill = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+    actual = augment.cutout(images, boxes, fill=fill)
+    expect_close(actual, images, oracle.cutout, boxes, fill)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_solarize_inverts_bright_pixels_of_chosen_images(channels):
+    images = random_images(channels=channels)
+    threshold = np.array([0.0, 0.3, 0.5, 0.9, 1.0])
+    actual = augment.solarize(images, threshold)
+    expect_close(actual, images, oracle.solarize, threshold)
+    np.testing.assert_array_equal(augment.solarize(images, 0.5, False), images)
+
+
+def test_solarize_of_uint8_inverts_from_grey_level_128_on():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    actual = np.round(augment.solarize(levels).numpy() * 255).astype(int).ravel()
+    expected = [level if level < 128 else 255 - level for level in range(256)]
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_add_noise_is_added_and_clipped():
+    images = np.array([0.1, 0.5, 0.9], np.float32).reshape(1, 1, 3, 1)
+    noise = np.array([-0.2, 0.25, 0.2], np.float32).reshape(1, 1, 3, 1)
+    actual = augment.add_noise(images, noise).numpy().ravel()
+    np.testing.assert_allclose(actual, [0.0, 0.75, 1.0], atol=1e-7)
 
 
 def test_crop_and_resize_of_shrunk_checkerboard_is_grey():
@@ -148,6 +195,15 @@ NEUTRAL = {
     "flip": lambda images: augment.flip(images, False),
     "blur": lambda images: augment.gaussian_blur(images, 5, 0.0),
     "affine": lambda images: augment.affine(images),
+    "solarize": lambda images: augment.solarize(images, where=False),
+    "cutout": lambda images: augment.cutout(images, [[2, 2, 0, 0]] * len(images)),
+    "noise": lambda images: augment.add_noise(images, np.zeros(images.shape)),
+    "bicubic": lambda images: augment.crop_and_resize(
+        images,
+        [[0, 0, *images.shape[1:3]]] * len(images),
+        images.shape[1:3],
+        method="bicubic",
+    ),
     "crop": lambda images: augment.crop_and_resize(
         images, [[0, 0, *images.shape[1:3]]] * len(images), images.shape[1:3]
     ),
@@ -283,13 +339,41 @@ def test_jitter_orders_are_all_permutations_equally_often():
     assert np.abs(counts / n - 1 / 24).max() < five_errors(np.sqrt(23) / 24, n)
 
 
-@pytest.mark.parametrize("build", [augment.RandomFlip, augment.RandomGrayscale])
+@pytest.mark.parametrize(
+    "build", [augment.RandomFlip, augment.RandomGrayscale, augment.RandomSolarize]
+)
 @pytest.mark.parametrize("probability", [0.0, 0.2, 1.0])
 def test_random_choice_occurs_with_its_probability(build, probability):
     share = draw(build(probability))["where"].mean()
     assert abs(share - probability) <= five_errors(
         np.sqrt(probability * (1 - probability)), 4000
     )
+
+
+def test_cutout_squares_are_of_the_length_and_centred_anywhere():
+    layer = augment.RandomCutout(4, probability=0.6)
+    boxes = draw(layer, height=20, width=30)["boxes"]
+    applied = boxes[boxes[:, 2] > 0]
+    assert abs(len(applied) / 4000 - 0.6) < five_errors(np.sqrt(0.24), 4000)
+    assert (applied[:, 2:] == 4).all()
+    for axis, size in ((0, 20), (1, 30)):
+        centres = applied[:, axis] + 2
+        assert set(centres) == set(range(size))
+        spread = np.sqrt((size**2 - 1) / 12)
+        error = five_errors(spread, len(applied))
+        assert abs(centres.mean() - (size - 1) / 2) < error
+
+
+def test_noise_is_normal_with_a_deviation_of_its_own_for_each_image():
+    layer = augment.GaussianNoise((0.1, 0.3), probability=0.5)
+    drawn = draw(layer, height=10, width=10)["noise"]
+    deviations = drawn.std(axis=(1, 2, 3))
+    applied = deviations[deviations > 0]
+    assert abs(len(applied) / 4000 - 0.5) < five_errors(0.5, 4000)
+    assert abs(applied.mean() - 0.2) < 0.01
+    assert abs(applied.std() - 0.2 / np.sqrt(12)) < 0.01
+    unit = (drawn[deviations > 0] / applied[:, None, None, None]).ravel()
+    assert abs((np.abs(unit) < 1).mean() - 0.683) < 0.01
 
 
 def test_blur_width_is_uniform_and_applied_with_its_probability():
@@ -344,8 +428,10 @@ def test_draws_are_the_same_with_and_without_xla(build):
     """The parameters themselves, on enough images that a coin that falls the other way would be met."""
     layer, key = build(), make_key(5, 7)
 
+    n = 100 if isinstance(layer, augment.GaussianNoise) else 2000  # one number a pixel
+
     def parameters(key):
-        return layer.draw(key, [2000, 3, 96, 96])
+        return layer.draw(key, [n, 3, 96, 96])
 
     eager, compiled = parameters(key), tf.function(parameters, jit_compile=True)(key)
     for name, values in eager.items():
@@ -484,6 +570,19 @@ BAD = {
         "`brightness` must be a finite number >= 0",
     ),
     "shear": (lambda: augment.RandomAffine(shear=90), "`shear` must be"),
+    "method": (
+        lambda: augment.RandomResizedCrop(8, method="nearest"),
+        "`method` must be",
+    ),
+    "length": (lambda: augment.RandomCutout(0), "`length` must be an integer >= 1"),
+    "deviation": (
+        lambda: augment.GaussianNoise((0.2, 0.1)),
+        "`deviation` must be a pair",
+    ),
+    "threshold": (
+        lambda: augment.RandomSolarize(threshold=2),
+        "`threshold` must be a number in 0..1",
+    ),
 }
 
 

@@ -230,6 +230,17 @@ def test_simclr_has_the_settings_of_the_paper():
     )
 
 
+def test_moco_v2_has_the_settings_of_the_public_code():
+    crop, jitter, gray, blur, flip = (
+        op.get_config() for op in augment.moco_v2(224).operations
+    )
+    assert crop["area"] == (0.2, 1.0) and crop["aspect"] == (3 / 4, 4 / 3)
+    names = ("brightness", "contrast", "saturation", "hue", "probability")
+    assert [jitter[name] for name in names] == [0.4, 0.4, 0.4, 0.1, 0.8]
+    assert gray["probability"] == 0.2 and flip["probability"] == 0.5
+    assert blur["sigma"] == (0.1, 2.0) and blur["probability"] == 0.5
+
+
 @pytest.mark.parametrize("name", sorted(augment.RECIPES))
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_recipe_gives_views_of_its_size(name, channels):

@@ -423,6 +423,43 @@ def test_empty_folder_gives_one_line_and_exit_code_2(tmp_path, capsys):
     assert "photos" in one_line(capsys)
 
 
+def test_show_views_draws_a_row_for_each_image(npz, tmp_path, capsys, monkeypatch):
+    drawn = []
+    views = kc.pictures.views
+    monkeypatch.setattr(
+        kc.pictures, "views", lambda *arrays: drawn.append(arrays) or views(*arrays)
+    )
+    out = tmp_path / "views.png"
+    options = ["--data", f"npz:{npz}", "--augment", "weak", "--out", out]
+    assert call("show_views", *options, "--images", "3", "--views", "4") == 0
+    assert "3 images" in capsys.readouterr().out
+    images, made = drawn[0]
+    assert made.shape == (3, 4, *images.shape[1:])
+    expected = kc.augment.views(images, 4, kc.augment.weak(images.shape[1]), 0, 0)
+    np.testing.assert_allclose(made, expected, atol=1e-6)
+    assert out.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--augment", "digit", "--out", "a.png"], "Did you mean 'digits'"),
+        (["--data", "digit", "--out", "a.png"], "Did you mean 'digits'"),
+        (["--out", "a.txt"], "must end in .png"),
+        (["--out", "nowhere/a.png"], "no folder 'nowhere'"),
+        (["--images", "0", "--out", "a.png"], "must be an integer >= 1"),
+    ],
+    ids=["augment", "data", "suffix", "folder", "images"],
+)
+def test_bad_option_of_show_views_gives_one_line_and_no_file(
+    options, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert call("show_views", *options) == 2
+    assert message in one_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
 def test_folder_that_is_no_run_is_never_emptied(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
     for option in ([], ["--overwrite"], ["--resume"]):
@@ -431,7 +468,7 @@ def test_folder_that_is_no_run_is_never_emptied(tmp_path, capsys):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "export", "show_views"])
 def test_help_answers_without_loading_tensorflow(name):
     code = f"import sys; sys.path.insert(0, 'scripts'); sys.argv = ['{name}.py', '--help']\n"
     code += f"try:\n    import {name}; {name}.main()\n"

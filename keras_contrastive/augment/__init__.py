@@ -7,12 +7,17 @@
 | `affine` | `RandomAffine` | rotation, scale, shear, shift |
 | `adjust_brightness`, `adjust_contrast`, `adjust_saturation`, `adjust_hue` | `ColorJitter` | in random order |
 | `to_grayscale` | `RandomGrayscale` | colour away, channels kept |
+| `solarize` | `RandomSolarize` | bright pixels inverted |
 | `gaussian_blur` | `GaussianBlur` | width drawn for each image |
+| `cutout` | `RandomCutout` | a square painted over |
+| `add_noise` | `GaussianNoise` | strength drawn for each image |
 
 | recipe | what |
 |---|---|
 | `simclr(image_size, strength)` | crop, flip, jitter, grayscale, blur above 32 pixels |
 | `simclr_small(image_size)` | the same with weaker crop and colour |
+| `moco_v2(image_size)` | crops of 20 % or more, half the colour, blur |
+| `weak(image_size)` | crop and flip |
 | `digits(image_size)` | affine |
 
 `views(images, n, recipe, seed, step)` draws a `Recipe`, a list of these, of Keras layers and of functions of a batch.
@@ -23,11 +28,19 @@ from keras_contrastive.augment.blur import GaussianBlur, gaussian_blur
 from keras_contrastive.augment.color import (
     ColorJitter,
     RandomGrayscale,
+    RandomSolarize,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
+    solarize,
     to_grayscale,
+)
+from keras_contrastive.augment.damage import (
+    GaussianNoise,
+    RandomCutout,
+    add_noise,
+    cutout,
 )
 from keras_contrastive.augment.dataset import map_dataset
 from keras_contrastive.augment.geometry import (
@@ -40,31 +53,47 @@ from keras_contrastive.augment.geometry import (
 )
 from keras_contrastive.augment.operation import Operation
 from keras_contrastive.augment.recipe import Recipe, views
-from keras_contrastive.augment.recipes import RECIPES, digits, get, simclr, simclr_small
+from keras_contrastive.augment.recipes import (
+    RECIPES,
+    digits,
+    get,
+    moco_v2,
+    simclr,
+    simclr_small,
+    weak,
+)
 
 __all__ = [
     "RECIPES",
     "ColorJitter",
     "GaussianBlur",
+    "GaussianNoise",
     "Operation",
     "RandomAffine",
+    "RandomCutout",
     "RandomFlip",
     "RandomGrayscale",
     "RandomResizedCrop",
+    "RandomSolarize",
     "Recipe",
+    "add_noise",
     "adjust_brightness",
     "adjust_contrast",
     "adjust_hue",
     "adjust_saturation",
     "affine",
     "crop_and_resize",
+    "cutout",
     "digits",
     "flip",
     "gaussian_blur",
     "get",
     "map_dataset",
+    "moco_v2",
     "simclr",
     "simclr_small",
+    "solarize",
     "to_grayscale",
     "views",
+    "weak",
 ]

@@ -1,4 +1,4 @@
-"""What pixels look like: brightness, contrast, saturation, hue, grayscale.
+"""What pixels look like: brightness, contrast, saturation, hue, grayscale, solarised.
 
 Colour is defined on three channels, red, green and blue. An image of one channel has none to change:
 saturation, hue and grayscale leave it as it is.
@@ -107,6 +107,28 @@ def to_grayscale(images, where=True) -> tf.Tensor:
         ValueError: `images` are not rank 4, have neither 1 nor 3 channels, or are neither uint8 nor floating.
     """
     return on_planar(_to_grayscale, images, where)
+
+
+def solarize(images, threshold=0.5, where=True) -> tf.Tensor:
+    """Invert what is at or above the threshold: there 1 - pixel.
+
+    Args:
+        images: uint8 or float in 0..1, `[n, height, width, channels]`, any number of channels.
+        threshold: Float in 0..1, scalar or `[n]`. 0.5 inverts the grey levels of uint8 from 128 on.
+        where: bool, scalar or `[n]`: which images.
+
+    Returns:
+        float32 in 0..1, of the shape of `images`.
+
+    Raises:
+        ValueError: `images` are not rank 4, or neither uint8 nor floating.
+    """
+    return on_planar(_solarize, images, threshold, where)
+
+
+def _solarize(planar, threshold, where):
+    where = tf.reshape(tf.cast(where, tf.bool), [-1, 1, 1, 1])
+    return tf.where(where & (planar >= per_image(threshold)), 1 - planar, planar)
 
 
 def _has_color(planar) -> bool:
@@ -315,3 +337,39 @@ class RandomGrayscale(Operation):
 
     def get_config(self):
         return {**super().get_config(), "probability": self.probability}
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class RandomSolarize(Operation):
+    """Invert what is bright in each image, with a probability.
+
+    Args:
+        probability: Float in 0..1.
+        threshold: Float in 0..1: pixels at or above it are inverted.
+        seed: Integer, for use as a layer (see `Operation`).
+
+    Reference:
+        Grill et al., 2020, Bootstrap Your Own Latent, Appendix B.
+    """
+
+    def __init__(
+        self,
+        probability: float = 0.2,
+        *,
+        threshold: float = 0.5,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        check_probability(probability=probability, threshold=threshold)
+        self.probability, self.threshold = probability, threshold
+
+    def draw(self, key, shape):
+        return {"where": occurs(key, shape[0], self.probability)}
+
+    def transform(self, planar, where):
+        return _solarize(planar, self.threshold, where)
+
+    def get_config(self):
+        config = {"probability": self.probability, "threshold": self.threshold}
+        return {**super().get_config(), **config}

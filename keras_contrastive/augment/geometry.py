@@ -7,7 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_at_least, check_integer
+from keras_contrastive._checks import check_at_least, check_choice, check_integer
 from keras_contrastive._random import fold, integers, uniform
 from keras_contrastive.augment._images import (
     from_planar,
@@ -47,36 +47,61 @@ def _flip(planar, where):
     return tf.where(where, tf.reverse(planar, [3]), planar)
 
 
-def crop_and_resize(images, boxes, size: int | tuple[int, int]) -> tf.Tensor:
+METHODS = ("bilinear", "bicubic")
+
+
+def crop_and_resize(
+    images, boxes, size: int | tuple[int, int], *, method: str = "bilinear"
+) -> tf.Tensor:
     """Cut a box out of each image and resize it, antialiased.
 
     As torchvision's `resized_crop(..., antialias=True)`: pixels outside of the box do not count; each output
-    pixel is the mean of input pixels under a triangle round its centre, whose half width is one input pixel, or
-    one output pixel where the box shrinks. Not rounded to grey levels.
+    pixel is the weighted mean of input pixels round its centre. The weights are a triangle whose half width is one
+    input pixel, or one output pixel where the box shrinks; or, bicubic, Keys' cubic with a = -1/2, twice as wide,
+    whose overshoots are clipped. Not rounded to grey levels.
 
     Args:
         images: uint8 or float in 0..1, `[n, height, width, channels]`.
         boxes: `[n, 4]`, whole pixels: top, left, height, width, inside the image and not empty (not checked).
         size: Height and width of the output, or one integer for both.
+        method: `"bilinear"` or `"bicubic"`.
 
     Returns:
         float32 in 0..1, `[n, size, size, channels]`.
 
     Raises:
-        ValueError: `images` are not rank 4, or neither uint8 nor floating; a size is not an integer >= 1.
+        ValueError: `images` are not rank 4, or neither uint8 nor floating; a size is not an integer >= 1; `method` is
+            unknown.
+
+    Reference:
+        Keys, 1981, Cubic Convolution Interpolation for Digital Image Processing, Eq. 4 and 15.
     """
-    return on_planar(_crop_and_resize, images, boxes, _pair_of_sizes(size))
+    check_choice("method", method, METHODS)
+    return on_planar(_crop_and_resize, images, boxes, _pair_of_sizes(size), method)
 
 
-def _crop_and_resize(planar, boxes, size):
+def _crop_and_resize(planar, boxes, size, method="bilinear"):
     height, width = sizes(planar)[2:]
     top, left, box_height, box_width = tf.unstack(tf.cast(boxes, tf.float32), axis=1)
-    rows = _resize_weights(top, box_height, height, size[0])  # (n, size, height)
-    columns = _resize_weights(left, box_width, width, size[1])  # (n, size, width)
-    return resample(planar, rows, columns)
+    kernel = {"bilinear": _triangle, "bicubic": _cubic}[method]
+    rows = _resize_weights(kernel, top, box_height, height, size[0])
+    columns = _resize_weights(kernel, left, box_width, width, size[1])
+    resized = resample(planar, rows, columns)
+    return resized if method == "bilinear" else tf.clip_by_value(resized, 0.0, 1.0)
 
 
-def _resize_weights(start, length, size_in, size_out: int):
+def _triangle(distance):
+    return tf.nn.relu(1 - distance)
+
+
+def _cubic(distance):
+    """Keys' kernel of distances >= 0, with a = -1/2: smooth, and exact on parabolas."""
+    near = 1 + tf.square(distance) * (1.5 * distance - 2.5)
+    far = 2 + distance * (distance * (2.5 - 0.5 * distance) - 4)
+    return tf.where(distance < 1, near, tf.where(distance < 2, far, 0.0))
+
+
+def _resize_weights(kernel, start, length, size_in, size_out: int):
     """The share of each of `size_in` pixels in each of `size_out`: `[n, size_out, size_in]`, rows sum to 1."""
     scale = (length / size_out)[:, None, None]
     centres = (tf.range(size_out, dtype=tf.float32) + 0.5)[
@@ -85,7 +110,7 @@ def _resize_weights(start, length, size_in, size_out: int):
     pixels = (
         tf.cast(tf.range(size_in), tf.float32) + 0.5 - start[:, None, None]
     )  # (n, 1, in)
-    weights = tf.nn.relu(1 - tf.abs(pixels - centres) / tf.maximum(scale, 1.0))
+    weights = kernel(tf.abs(pixels - centres) / tf.maximum(scale, 1.0))
     weights = tf.where((pixels > 0) & (pixels < length[:, None, None]), weights, 0.0)
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
 
@@ -202,6 +227,7 @@ class RandomResizedCrop(Operation):
         size: Height and width of the output, or one integer for both.
         area: Pair of floats in (0, 1].
         aspect: Pair of floats > 0.
+        method: `"bilinear"` or `"bicubic"`, as of `crop_and_resize`.
         seed: Integer, for use as a layer (see `Operation`).
 
     Reference:
@@ -215,6 +241,7 @@ class RandomResizedCrop(Operation):
         *,
         area: tuple[float, float] = (0.08, 1.0),
         aspect: tuple[float, float] = (3 / 4, 4 / 3),
+        method: str = "bilinear",
         seed: int = 0,
         **kwargs,
     ):
@@ -222,7 +249,8 @@ class RandomResizedCrop(Operation):
         self.size = _pair_of_sizes(size)
         check_range(1e-6, 1, area=area)
         check_range(1e-3, 1e3, aspect=aspect)
-        self.area, self.aspect = tuple(area), tuple(aspect)
+        check_choice("method", method, METHODS)
+        self.area, self.aspect, self.method = tuple(area), tuple(aspect), method
 
     def draw(self, key, shape):
         n, _, height, width = shape
@@ -262,7 +290,7 @@ class RandomResizedCrop(Operation):
         ]
 
     def transform(self, planar, boxes):
-        return _crop_and_resize(planar, boxes, self.size)
+        return _crop_and_resize(planar, boxes, self.size, self.method)
 
     def at_rest(self, images):
         planar = to_planar(images)
@@ -280,10 +308,15 @@ class RandomResizedCrop(Operation):
             box_width,
         ]
         boxes = tf.broadcast_to(tf.stack(box), [n, 4])
-        return from_planar(_crop_and_resize(planar, boxes, self.size))
+        return from_planar(_crop_and_resize(planar, boxes, self.size, self.method))
 
     def get_config(self):
-        config = {"size": self.size, "area": self.area, "aspect": self.aspect}
+        config = {
+            "size": self.size,
+            "area": self.area,
+            "aspect": self.aspect,
+            "method": self.method,
+        }
         return {**super().get_config(), **config}
 
 

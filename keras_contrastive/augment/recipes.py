@@ -48,7 +48,7 @@ def simclr(
         RandomGrayscale(0.2),
     ]
     if image_size > 32:
-        operations.append(GaussianBlur(2 * (image_size // 20) + 1, sigma=(0.1, 2.0)))
+        operations.append(GaussianBlur(_blur_kernel(image_size), sigma=(0.1, 2.0)))
     return Recipe(operations)
 
 
@@ -71,6 +71,55 @@ def simclr_small(image_size: int) -> Recipe:
         Chen et al., 2020, A Simple Framework for Contrastive Learning of Visual Representations, B.9.
     """
     return simclr(image_size, 0.5, area=(0.3, 1.0))
+
+
+def moco_v2(image_size: int) -> Recipe:
+    """MoCo v2's views: crops of at least 20 % of the image, half of SimCLR's colour, grayscale, blur, mirror.
+
+    The kernel of the blur is a tenth of the image, as SimCLR's; the authors blur by Pillow, which has no fixed kernel.
+
+    Args:
+        image_size: Height and width of the views.
+
+    Returns:
+        A `Recipe` of two views.
+
+    Raises:
+        ValueError: `image_size` is not an integer >= 1.
+
+    Reference:
+        Chen et al., 2020, Improved Baselines with Momentum Contrastive Learning, section 3, and its public code.
+    """
+    check_integer(1, image_size=image_size)
+    operations = [
+        RandomResizedCrop(image_size, area=(0.2, 1.0)),
+        ColorJitter(0.4, 0.4, 0.4, 0.1, probability=0.8),
+        RandomGrayscale(0.2),
+        GaussianBlur(_blur_kernel(image_size), sigma=(0.1, 2.0), probability=0.5),
+        RandomFlip(),
+    ]
+    return Recipe(operations)
+
+
+def weak(image_size: int) -> Recipe:
+    """Crops of at least half the image, mirrored or not: for supervised training, and for what must stay readable.
+
+    Args:
+        image_size: Height and width of the views.
+
+    Returns:
+        A `Recipe` of two views.
+
+    Raises:
+        ValueError: `image_size` is not an integer >= 1.
+    """
+    check_integer(1, image_size=image_size)
+    return Recipe([RandomResizedCrop(image_size, area=(0.5, 1.0)), RandomFlip()])
+
+
+def _blur_kernel(image_size: int) -> int:
+    """A tenth of the image, made odd."""
+    return 2 * (image_size // 20) + 1
 
 
 def digits(
@@ -104,7 +153,13 @@ def digits(
     )
 
 
-RECIPES = {"digits": digits, "simclr": simclr, "simclr_small": simclr_small}
+RECIPES = {
+    "digits": digits,
+    "moco_v2": moco_v2,
+    "simclr": simclr,
+    "simclr_small": simclr_small,
+    "weak": weak,
+}
 
 
 def get(name: str):

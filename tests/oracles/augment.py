@@ -54,28 +54,54 @@ def gaussian_blur(image, kernel_size, sigma):
     return result
 
 
-def resize_rows(image, size):
-    """Antialiased bilinear along the first axis: a triangle round each output pixel's centre."""
+def triangle(x):
+    return max(0.0, 1 - x)
+
+
+def keys_cubic(x, a=-0.5):
+    """Keys 1981, Eq. 4 with his two free constants tied to a; a = -1/2 is Eq. 15."""
+    if x < 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    if x < 2:
+        return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return 0.0
+
+
+def resize_rows(image, size, kernel=triangle):
+    """Antialiased along the first axis: weights by the distance from each output pixel's centre."""
     length = len(image)
     scale = length / size
     half_width = max(scale, 1.0)
     result = []
     for out in range(size):
         centre = (out + 0.5) * scale
-        weights = [
-            max(0.0, 1 - abs(i + 0.5 - centre) / half_width) for i in range(length)
-        ]
+        weights = [kernel(abs(i + 0.5 - centre) / half_width) for i in range(length)]
         total = sum(weights)
         result.append(sum(weight / total * row for weight, row in zip(weights, image)))
     return np.array(result)
 
 
-def crop_and_resize(image, box, size):
+def crop_and_resize(image, box, size, kernel=triangle):
     """Crop first, then resize: pixels outside of the box do not count."""
     top, left, height, width = (int(value) for value in box)
     cropped = image[top : top + height, left : left + width]
-    rows = resize_rows(cropped, size[0])
-    return resize_rows(rows.swapaxes(0, 1), size[1]).swapaxes(0, 1)
+    rows = resize_rows(cropped, size[0], kernel)
+    resized = resize_rows(rows.swapaxes(0, 1), size[1], kernel).swapaxes(0, 1)
+    return np.clip(resized, 0, 1)
+
+
+def cutout(image, box, fill):
+    top, left, height, width = (int(value) for value in box)
+    result = image.copy()
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            if top <= row < top + height and left <= column < left + width:
+                result[row, column] = fill
+    return result
+
+
+def solarize(image, threshold):
+    return np.where(image < threshold, image, 1 - image)
 
 
 def affine(image, angle, shift, scale, shear, fill):
