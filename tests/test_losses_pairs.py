@@ -146,6 +146,28 @@ def test_values_and_gradients_match_the_oracle(loss, case, tile, monkeypatch):
 
 
 @every_loss
+@pytest.mark.parametrize("weights", ["equal", "different"])
+def test_gradient_in_tiles_is_that_at_once_for_any_upstream_gradient(
+    loss, weights, monkeypatch
+):
+    # The sigmoid loss finds its gradient beside its value, before it knows what the values are multiplied by.
+    keywords, both = keywords_of("ids"), [tf.constant(side) for side in sides()]
+    factors = np.full(5, -0.7) if weights == "equal" else np.linspace(-1, 2, 5)
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            tape.watch(both)
+            total = tf.reduce_sum(factors * loss.values(*both, **keywords))
+        return tape.gradient(total, both)
+
+    at_once = gradients()
+    monkeypatch.setattr(_blocks, "TILE", 2)
+    monkeypatch.setattr(_blocks, "AT_ONCE", 0)
+    for found, expected in zip(gradients(), at_once):
+        np.testing.assert_allclose(found, expected, **FLOAT64)
+
+
+@every_loss
 def test_gradient_reaches_the_negatives(loss):
     keywords, both = keywords_of("all_at_once"), sides()
     negatives = keywords.pop("negatives")
