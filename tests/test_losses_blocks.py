@@ -61,6 +61,16 @@ def sets_of(case: str, n: int = 11, dim: int = 5, dtype=np.float64) -> dict:
             "positives": (generator.random((n, 9)) * rare).astype(dtype),
         },
         "multi_hot": {**candidates, "ids": labels[:n], "candidate_ids": labels[n:]},
+        # At most one positive each: functions of it need no visit to all pairs.
+        "one_positive": {
+            "ids": np.r_[np.arange(n - 1) // 2, -1],
+            "candidate_log_probability": np.log(generator.random(n)).astype(dtype),
+        },
+        "one_candidate": {
+            **candidates,
+            "ids": np.arange(n) % 8,
+            "candidate_ids": np.r_[np.arange(8), -1],
+        },
     }[case]
 
 
@@ -92,6 +102,8 @@ def of_sets(loss, ids, embeddings, keywords):
 CASES = ("batch", "log_probability", "candidates", "queue", "masks") + (
     "positives",
     "multi_hot",
+    "one_positive",
+    "one_candidate",
 )
 
 
