@@ -21,13 +21,16 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--data", metavar="SPEC", default="digits", help="as in train.py"
+        "--data",
+        metavar="SPEC",
+        default="digits",
+        help="digits, mnist, cifar10, npz:FILE, folder:DIR, tfds:NAME, ... as in train.py (default: digits)",
     )
     parser.add_argument(
         "--augment",
         metavar="NAME",
         default="auto",
-        help="a recipe, as in train.py (default: auto, what train.py would take)",
+        help="simclr, simclr_small, moco_v2, weak, digits, or auto: what train.py would take (default: auto)",
     )
     parser.add_argument(
         "--out",

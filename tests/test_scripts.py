@@ -490,3 +490,6 @@ def test_help_of_train_names_every_method_encoder_and_recipe(capsys):
     shown = capsys.readouterr().out
     for name in [*kc.recipes.RECIPES, *kc.encoders.ENCODERS, *kc.augment.RECIPES]:
         assert name in shown
+    assert call("show_views", "--help") == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in kc.augment.RECIPES)
