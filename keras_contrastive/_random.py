@@ -32,8 +32,24 @@ def _bits(key, shape) -> tf.Tensor:
 def uniform(key: tf.Tensor, shape, low=0.0, high=1.0) -> tf.Tensor:
     """float32 in [low, high), in 2^24 steps."""
     bits = tf.bitwise.right_shift(_bits(key, shape), tf.constant(8, tf.uint32))
-    unit = tf.cast(bits, tf.float32) * 2.0**-24
+    return between(tf.cast(bits, tf.float32) * 2.0**-24, low, high)
+
+
+def units(key: tf.Tensor, n, count: int) -> list[tf.Tensor]:
+    """`count` independent draws for each of n: float32 `[n]` each, in [0, 1). One draw, as each is long to compile."""
+    return tf.unstack(uniform(key, [count, n]))
+
+
+def between(unit: tf.Tensor, low, high) -> tf.Tensor:
+    """A draw of `units` as one in [low, high)."""
     return low + (high - low) * unit
+
+
+def below(unit: tf.Tensor, limit) -> tf.Tensor:
+    """A draw of `units` as an integer in [0, limit), int64, for 0 < limit < 2^20. The bias is below limit / 2^24."""
+    limit = tf.cast(limit, tf.int64)
+    drawn = tf.cast(unit * tf.cast(limit, tf.float32), tf.int64)
+    return tf.minimum(drawn, limit - 1)  # the product may round up
 
 
 def integers(key: tf.Tensor, shape, limit) -> tf.Tensor:

@@ -6,13 +6,13 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive._checks import check_integer
-from keras_contrastive._random import fold, uniform
-from keras_contrastive.augment._images import on_planar, resample, sizes
+from keras_contrastive._random import between, units
+from keras_contrastive.augment._images import on_planar, per_image, sizes
+from keras_contrastive.augment._schedule import Stage, run_all
 from keras_contrastive.augment.operation import (
     Operation,
     check_probability,
     check_range,
-    occurs,
 )
 
 
@@ -38,33 +38,50 @@ def gaussian_blur(images, kernel_size: int, sigma) -> tf.Tensor:
 
 
 def _gaussian_blur(planar, kernel_size: int, sigma):
-    height, width = sizes(planar)[2:]
-    rows, columns = (
-        _blur_matrix(size, kernel_size // 2, sigma) for size in (height, width)
-    )
-    # The weights may sum to a rounding above 1.
-    return tf.minimum(resample(planar, rows, columns), 1.0)
+    return run_all(_stages(sizes(planar), kernel_size // 2, sigma), planar)
 
 
-def _blur_matrix(size, radius: int, sigma):
-    """The share of each of `size` pixels in each blurred one: `[n, size, size]`."""
-    if isinstance(size, int) and size <= radius:
-        raise ValueError(
-            "Half the `kernel_size` must be less than height and width, to mirror the image. "
-            f"Received: kernel_size={2 * radius + 1} for an image side of {size}."
-        )
-    offsets = tf.range(-radius, radius + 1)
-    source = tf.abs(tf.range(size)[:, None] + offsets)  # mirrored at 0
-    source = (
-        size - 1 - tf.abs(size - 1 - source)
-    )  # mirrored at the other end: (size, taps)
+def _stages(shape, radius: int, sigma) -> list[Stage]:
+    for size in shape[2:]:
+        if isinstance(size, int) and size <= radius:
+            raise ValueError(
+                "Half the `kernel_size` must be less than height and width, to mirror the image. "
+                f"Received: kernel_size={2 * radius + 1} for an image side of {size}."
+            )
     sigma = tf.reshape(tf.cast(sigma, tf.float32), [-1, 1])
+    offsets = tf.range(-radius, radius + 1, dtype=tf.float32)
     # At sigma 0 all weight is on the centre.
-    weights = tf.exp(
-        -0.5 * tf.square(tf.cast(offsets, tf.float32) / tf.maximum(sigma, 1e-3))
+    weights = tf.exp(-0.5 * tf.square(offsets / tf.maximum(sigma, 1e-3)))
+    weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
+    weights = tf.broadcast_to(weights, [shape[0], 2 * radius + 1])
+    needed = tf.broadcast_to(sigma[:, 0] > 0, [shape[0]])
+    taps = 2 * radius + 1
+    return [
+        Stage(function, (weights,), needed, cost=taps)
+        for function in (_blur_rows, _blur_columns)
+    ]
+
+
+def _blur_rows(planar, weights):
+    """A sum of shifted rows. Whole rows are taken, so the mirroring costs nothing."""
+    height, radius = sizes(planar)[2], weights.shape[1] // 2
+    shifted = tf.range(height)[:, None] + tf.range(-radius, radius + 1)
+    shifted = height - 1 - tf.abs(height - 1 - tf.abs(shifted))  # [height, taps]
+    return _weighted(lambda tap: tf.gather(planar, shifted[:, tap], axis=2), weights)
+
+
+def _blur_columns(planar, weights):
+    width, radius = sizes(planar)[3], weights.shape[1] // 2
+    padding = [[0, 0], [0, 0], [0, 0], [radius, radius]]
+    padded = tf.pad(planar, padding, "REFLECT")
+    return _weighted(lambda tap: padded[:, :, :, tap : tap + width], weights)
+
+
+def _weighted(shifted, weights):
+    total = tf.add_n(
+        [shifted(tap) * per_image(weights[:, tap]) for tap in range(weights.shape[1])]
     )
-    weights /= tf.reduce_sum(weights, axis=1, keepdims=True)  # (n, taps)
-    return tf.tensordot(weights, tf.one_hot(source, size), [[1], [1]])
+    return tf.minimum(total, 1.0)  # the weights may sum to a rounding above 1
 
 
 @keras.saving.register_keras_serializable("keras_contrastive")
@@ -101,12 +118,12 @@ class GaussianBlur(Operation):
         )
 
     def draw(self, key, shape):
-        n = shape[0]
-        chosen = occurs(fold(key, 0), n, self.probability)
-        return {"sigma": tf.where(chosen, uniform(fold(key, 1), [n], *self.sigma), 0.0)}
+        chance, unit = units(key, shape[0], 2)
+        sigma = between(unit, *self.sigma)
+        return {"sigma": tf.where(chance < self.probability, sigma, 0.0)}
 
-    def transform(self, planar, sigma):
-        return _gaussian_blur(planar, self.kernel_size, sigma)
+    def stages(self, shape, sigma):
+        return _stages(shape, self.kernel_size // 2, sigma)
 
     def get_config(self):
         config = {

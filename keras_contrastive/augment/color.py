@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_contrastive._checks import check_at_least, shape_text
-from keras_contrastive._random import fold, uniform
-from keras_contrastive.augment._images import on_planar, per_image, sizes
+from keras_contrastive._random import between, units
+from keras_contrastive.augment._images import on_planar, per_image
+from keras_contrastive.augment._schedule import Repeated, Stage
 from keras_contrastive.augment.operation import Operation, check_probability, occurs
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -31,7 +32,7 @@ def adjust_brightness(images, factor) -> tf.Tensor:
     Raises:
         ValueError: `images` are not rank 4, or neither uint8 nor floating.
     """
-    return on_planar(_blend, images, factor, 0.0)
+    return on_planar(_brighten, images, factor)
 
 
 def adjust_contrast(images, factor) -> tf.Tensor:
@@ -48,9 +49,7 @@ def adjust_contrast(images, factor) -> tf.Tensor:
     Raises:
         ValueError: `images` are not rank 4, or neither uint8 nor floating.
     """
-    return on_planar(
-        lambda planar: _blend(planar, factor, _mean(_gray(planar))), images
-    )
+    return on_planar(_contrast, images, factor)
 
 
 def adjust_saturation(images, factor) -> tf.Tensor:
@@ -68,7 +67,9 @@ def adjust_saturation(images, factor) -> tf.Tensor:
     """
     return on_planar(
         lambda planar: (
-            _blend(planar, factor, _gray(planar)) if _has_color(planar) else planar
+            _blend(planar, factor, _gray(planar))
+            if _has_color(planar.shape)
+            else planar
         ),
         images,
     )
@@ -88,7 +89,7 @@ def adjust_hue(images, turns) -> tf.Tensor:
         ValueError: `images` are not rank 4, have neither 1 nor 3 channels, or are neither uint8 nor floating.
     """
     return on_planar(
-        lambda planar: _turn_hue(planar, turns) if _has_color(planar) else planar,
+        lambda planar: _turn_hue(planar, turns) if _has_color(planar.shape) else planar,
         images,
     )
 
@@ -131,11 +132,12 @@ def _solarize(planar, threshold, where):
     return tf.where(where & (planar >= per_image(threshold)), 1 - planar, planar)
 
 
-def _has_color(planar) -> bool:
-    """True for three channels, False for one; colour operations know no others."""
-    channels = planar.shape[1]
+def _has_color(shape) -> bool:
+    """Of `[n, channels, height, width]`: True for three channels, False for one; colour knows no others."""
+    channels = shape[1]
     if channels not in (1, 3):
-        shape = shape_text([planar.shape[axis] for axis in (0, 2, 3, 1)])
+        known = [None if tf.is_tensor(size) else size for size in shape]
+        shape = shape_text([known[axis] for axis in (0, 2, 3, 1)])
         raise ValueError(
             f"`images` must have 1 or 3 channels to change their colour. Received: images.shape={shape}."
         )
@@ -158,34 +160,43 @@ def _blend(planar, factor, target):
     return tf.clip_by_value(factor * planar + (1 - factor) * target, 0.0, 1.0)
 
 
+def _brighten(planar, factor):
+    return _blend(planar, factor, 0.0)
+
+
+def _contrast(planar, factor):
+    return _blend(planar, factor, _mean(_gray(planar)))
+
+
 def _to_grayscale(planar, where):
-    if not _has_color(planar):
+    if not _has_color(planar.shape):
         return planar
     return tf.where(tf.reshape(where, [-1, 1, 1, 1]), _gray(planar), planar)
 
 
 def _turn_hue(planar, turns):
-    red, green, blue = planar[:, 0], planar[:, 1], planar[:, 2]
+    """HSV's hue, without its quotients.
+
+    Along the wheel a channel lies below the value by the chroma times a trapezium of period 6: 1 from place 1 to 3
+    and 0 from place 4 to 6, which is clip(2 - |place - 2|, 0, 1) with the distance taken round the wheel. All of it
+    is computed times the chroma, so nothing is divided; and the wheel is closed by absolute values: with
+    y = |place - 5| in 0..8, | |y - 3| - 3 | is 3 less that distance.
+    """
+    red, green, blue = planar[:, :1], planar[:, 1:2], planar[:, 2:]
     value = tf.maximum(tf.maximum(red, green), blue)
     chroma = value - tf.minimum(tf.minimum(red, green), blue)
-    per_chroma = 1 / tf.where(
-        chroma > 0, chroma, 1.0
-    )  # grey: any hue, as the chroma is 0
     sixths = tf.where(
         value == red,
-        (green - blue) * per_chroma,
-        tf.where(
-            value == green,
-            (blue - red) * per_chroma + 2,
-            (red - green) * per_chroma + 4,
-        ),
+        green - blue,
+        tf.where(value == green, blue - red + 2 * chroma, red - green + 4 * chroma),
     )
     turns = per_image(turns)
-    # Of each channel, by how much it lies below the value, over the chroma: a trapezium along the wheel.
-    place = (sixths[:, None] + 6 * turns) + tf.constant([5.0, 3.0, 1.0])[:, None, None]
-    place -= 6 * tf.floor(place * (1 / 6))
-    below = tf.clip_by_value(tf.minimum(place, 4 - place), 0.0, 1.0)
-    turned = value[:, None] - chroma[:, None] * below
+    offsets = 6 * (turns - tf.round(turns)) + tf.reshape(
+        [0.0, -2.0, -4.0], [1, 3, 1, 1]
+    )
+    y = tf.abs(sixths + offsets * chroma)
+    below = tf.abs(tf.abs(y - 3 * chroma) - 3 * chroma) - chroma
+    turned = value - tf.minimum(tf.nn.relu(below), chroma)
     return tf.where(turns == 0, planar, turned)
 
 
@@ -235,52 +246,47 @@ class ColorJitter(Operation):
         self.hue, self.probability = hue, probability
 
     def draw(self, key, shape):
-        n = shape[0]
-        chosen = occurs(fold(key, 0), n, self.probability)
+        chance, bright, contrast, saturation, hue, *priority = units(key, shape[0], 9)
+        chosen = chance < self.probability
 
-        def factor(number, strength):
-            drawn = uniform(
-                fold(key, number), [n], max(0.0, 1 - strength), 1 + strength
-            )
+        def factor(unit, strength):
+            drawn = between(unit, max(0.0, 1 - strength), 1 + strength)
             return tf.where(chosen, drawn, 1.0)
 
         return {
-            "brightness": factor(1, self.brightness),
-            "contrast": factor(2, self.contrast),
-            "saturation": factor(3, self.saturation),
-            "hue": tf.where(
-                chosen, uniform(fold(key, 4), [n], -self.hue, self.hue), 0.0
-            ),
-            "order": _random_order(fold(key, 5), n),
+            "brightness": factor(bright, self.brightness),
+            "contrast": factor(contrast, self.contrast),
+            "saturation": factor(saturation, self.saturation),
+            "hue": tf.where(chosen, between(hue, -self.hue, self.hue), 0.0),
+            "order": _ranks(tf.stack(priority, axis=1)),
         }
 
-    def transform(self, planar, brightness, contrast, saturation, hue, order):
-        """Take the steps of each image in its own order.
+    def stages(self, shape, brightness, contrast, saturation, hue, order):
+        """At each of the four places a blend, a contrast and a hue, of which an image takes its own one.
 
-        `order`, int32 `[n, 4]`, is the place of brightness, contrast, saturation and hue in the sequence. All
-        images pass the same operations, with neutral parameters where it is not their turn. The first three are
-        blends with black, the mean and the grayscale: one blend at each of the four places does them all. Hue, the
-        dear one, is computed twice instead of four times: after place 0 for the images that have it first or
-        second, after place 2 for those that have it third or last. That is in order, since an image does not
-        blend at its hue's place.
+        `order`, int32 `[n, 4]`, is the place of brightness, contrast, saturation and hue in the sequence.
         """
-        shape = sizes(planar)
-        colored = (self.saturation > 0 or self.hue > 0) and _has_color(planar)
-        blends = (brightness, contrast, saturation)
+        colored = (self.saturation > 0 or self.hue > 0) and _has_color(shape)
 
-        def two_places(half, planar):
-            planar = _blend_in_turn(planar, blends, order, 2 * half, colored)
-            if colored and self.hue > 0:
-                planar = _turn_hue(planar, tf.where(order[:, 3] // 2 == half, hue, 0.0))
-            return half + 1, _blend_in_turn(
-                planar, blends, order, 2 * half + 1, colored
+        def at_places(step, values, neutral):
+            """`[n, 4]`: the step's value at its place, elsewhere what changes nothing."""
+            return tf.where(
+                tf.equal(order[:, step, None], tf.range(4)), values[:, None], neutral
             )
 
-        # A loop, not written out: XLA would fuse each step into all readers of the next, and compute it many
-        # times over. One long row of pixels, as XLA vectorises along rows.
-        planar = tf.reshape(planar, [*shape[:2], 1, shape[2] * shape[3]])
-        _, planar = tf.while_loop(lambda half, _: half < 2, two_places, (0, planar))
-        return tf.reshape(planar, shape)
+        bright, contrasted = at_places(0, brightness, 1.0), at_places(1, contrast, 1.0)
+        saturated, turned = at_places(2, saturation, 1.0), at_places(3, hue, 0.0)
+        stages = []
+        if colored and self.saturation > 0:
+            needed = (bright != 1) | (saturated != 1)
+            stages.append(Stage(_brighten_or_saturate, (bright, saturated), needed))
+        elif self.brightness > 0:
+            stages.append(Stage(_brighten, (bright,), bright != 1))
+        if self.contrast > 0:
+            stages.append(Stage(_contrast, (contrasted,), contrasted != 1, cost=2))
+        if colored and self.hue > 0:
+            stages.append(Stage(_turn_hue, (turned,), turned != 0, cost=4))
+        return [Repeated(stages, 4)]
 
     def get_config(self):
         config = {
@@ -293,22 +299,15 @@ class ColorJitter(Operation):
         return {**super().get_config(), **config}
 
 
-def _blend_in_turn(planar, factors, order, place, colored: bool):
-    """Of brightness, contrast and saturation the one whose place this is, for each image; or none."""
-    turns = [per_image(tf.equal(order[:, step], place)) for step in range(3)]  # 0 or 1
-    factor = 1 + tf.add_n(
-        [turn * (per_image(value) - 1) for turn, value in zip(turns, factors)]
-    )
-    gray = _gray(planar)
-    target = turns[1] * _mean(gray)
-    if colored:
-        target += turns[2] * gray
-    return tf.clip_by_value(factor * planar + (1 - factor) * target, 0.0, 1.0)
+def _brighten_or_saturate(planar, brightness, saturation):
+    """Of brightness and saturation the one that is not 1, for each image."""
+    factor = per_image(brightness) * per_image(saturation)
+    target = (1 - per_image(saturation)) * _gray(planar)
+    return tf.clip_by_value(factor * planar + target, 0.0, 1.0)
 
 
-def _random_order(key, n):
-    """A permutation of 0..3 for each of n: int32 `[n, 4]`, the place of each step."""
-    priority = uniform(key, [n, 4])
+def _ranks(priority):
+    """Of each of four numbers how many are smaller, `[n, 4]` to int32: a permutation of 0..3."""
     mine, other = priority[:, :, None], priority[:, None, :]
     listed_before = np.tri(4, k=-1, dtype=bool)  # decides between equals
     before = (other < mine) | ((other == mine) & listed_before)
@@ -332,8 +331,8 @@ class RandomGrayscale(Operation):
     def draw(self, key, shape):
         return {"where": occurs(key, shape[0], self.probability)}
 
-    def transform(self, planar, where):
-        return _to_grayscale(planar, where)
+    def stages(self, shape, where):
+        return [Stage(_to_grayscale, (where,), where)]
 
     def get_config(self):
         return {**super().get_config(), "probability": self.probability}

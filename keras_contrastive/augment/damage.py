@@ -6,13 +6,12 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive._checks import check_integer
-from keras_contrastive._random import fold, integers, normal, uniform
+from keras_contrastive._random import below, between, fold, normal, units
 from keras_contrastive.augment._images import on_planar, per_image, sizes, to_planar
 from keras_contrastive.augment.operation import (
     Operation,
     check_probability,
     check_range,
-    occurs,
 )
 
 
@@ -101,12 +100,10 @@ class RandomCutout(Operation):
 
     def draw(self, key, shape):
         n, _, height, width = shape
-        chosen = occurs(fold(key, 0), n, self.probability)
-        side = tf.where(chosen, tf.constant(self.length, tf.int64), 0)
-        top, left = (
-            integers(fold(key, number), [n], size) - self.length // 2
-            for number, size in ((1, height), (2, width))
-        )
+        chance, down, right = units(key, n, 3)
+        length = tf.constant(self.length, tf.int64)
+        side = tf.where(chance < self.probability, length, 0)
+        top, left = below(down, height) - length // 2, below(right, width) - length // 2
         return {"boxes": tf.stack([top, left, side, side], axis=1)}
 
     def transform(self, planar, boxes):
@@ -146,10 +143,10 @@ class GaussianNoise(Operation):
         self.deviation, self.probability = tuple(deviation), probability
 
     def draw(self, key, shape):
-        n = shape[0]
-        chosen = occurs(fold(key, 0), n, self.probability)
-        deviation = tf.where(chosen, uniform(fold(key, 1), [n], *self.deviation), 0.0)
-        return {"noise": per_image(deviation) * normal(fold(key, 2), shape)}
+        chance, unit = units(fold(key, 0), shape[0], 2)
+        deviation = between(unit, *self.deviation)
+        deviation = tf.where(chance < self.probability, deviation, 0.0)
+        return {"noise": per_image(deviation) * normal(fold(key, 1), shape)}
 
     def transform(self, planar, noise):
         return _add_noise(planar, noise)

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive._checks import check_at_least, check_choice, check_integer
-from keras_contrastive._random import fold, integers, uniform
+from keras_contrastive._random import below, between, units
 from keras_contrastive.augment._images import (
     from_planar,
     on_planar,
@@ -16,6 +16,7 @@ from keras_contrastive.augment._images import (
     sizes,
     to_planar,
 )
+from keras_contrastive.augment._schedule import Stage, run_all
 from keras_contrastive.augment.operation import (
     Operation,
     check_probability,
@@ -81,13 +82,84 @@ def crop_and_resize(
 
 
 def _crop_and_resize(planar, boxes, size, method="bilinear"):
-    height, width = sizes(planar)[2:]
+    return run_all(_resize_stages(sizes(planar), boxes, size, method), planar)
+
+
+def _resize_stages(shape, boxes, size, method) -> list[Stage]:
+    """Columns first: picked from bytes, which is where single values are least slow to pick."""
+    height, width = shape[2:]
     top, left, box_height, box_width = tf.unstack(tf.cast(boxes, tf.float32), axis=1)
-    kernel = {"bilinear": _triangle, "bicubic": _cubic}[method]
-    rows = _resize_weights(kernel, top, box_height, height, size[0])
-    columns = _resize_weights(kernel, left, box_width, width, size[1])
-    resized = resample(planar, rows, columns)
-    return resized if method == "bilinear" else tf.clip_by_value(resized, 0.0, 1.0)
+    some = box_height > 0
+    kernel, radius = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}[method]
+    if not (isinstance(height, int) and isinstance(width, int)):
+        rows = _dense_weights(kernel, top, box_height, height, size[0])
+        columns = _dense_weights(kernel, left, box_width, width, size[1])
+        return [Stage(_clipped_resample, (rows, columns), some, size=size)]
+    rows = _tap_weights(kernel, radius, top, box_height, height, size[0])
+    columns = _tap_weights(kernel, radius, left, box_width, width, size[1])
+    return [
+        Stage(
+            _weigh_columns,
+            columns,
+            some,
+            size=(height, size[1]),
+            of_images=_weigh_columns_of_images,
+        ),
+        Stage(_weigh_rows, rows, some, size=size),
+    ]
+
+
+def _is_resize(stages) -> bool:
+    functions = [getattr(stage, "function", None) for stage in stages]
+    return functions == [_weigh_columns, _weigh_rows]
+
+
+def _weigh_columns(planar, index, weights):
+    """Each new column a weighted sum of a few old ones. `index`, `weights`: `[n, new_width, taps]`."""
+    return tf.add_n(
+        [
+            tf.gather(planar, index[:, :, tap], axis=3, batch_dims=1)
+            * weights[:, None, None, :, tap]
+            for tap in range(index.shape[2])
+        ]
+    )
+
+
+def _weigh_columns_of_images(images, index, weights):
+    """`_weigh_columns` of `[n, height, width, channels]`, uint8 or unit floats, to planar ones."""
+    if images.dtype == tf.uint8:
+        weights *= 1 / 255
+    total = tf.add_n(
+        [
+            tf.cast(
+                tf.gather(images, index[:, :, tap], axis=2, batch_dims=1), tf.float32
+            )
+            * weights[:, None, :, None, tap]
+            for tap in range(index.shape[2])
+        ]
+    )
+    return to_planar(total)
+
+
+def _weigh_rows(planar, index, weights):
+    """So with rows; then no more overshoots, nor sums that are a rounding above 1."""
+    n, channels, height, width = sizes(planar)
+    # Every channel as an image of its own: rows are then taken whole, without turning the array.
+    planes = tf.reshape(planar, [n * channels, height, width])
+    index, weights = (tf.repeat(each, channels, axis=0) for each in (index, weights))
+    total = tf.add_n(
+        [
+            tf.gather(planes, index[:, :, tap], axis=1, batch_dims=1)
+            * weights[:, :, tap, None]
+            for tap in range(index.shape[2])
+        ]
+    )
+    total = tf.reshape(total, [n, channels, index.shape[1], width])
+    return tf.clip_by_value(total, 0.0, 1.0)
+
+
+def _clipped_resample(planar, rows, columns):
+    return tf.clip_by_value(resample(planar, rows, columns), 0.0, 1.0)
 
 
 def _triangle(distance):
@@ -101,17 +173,40 @@ def _cubic(distance):
     return tf.where(distance < 1, near, tf.where(distance < 2, far, 0.0))
 
 
-def _resize_weights(kernel, start, length, size_in, size_out: int):
-    """The share of each of `size_in` pixels in each of `size_out`: `[n, size_out, size_in]`, rows sum to 1."""
+def _tap_weights(kernel, radius: int, start, length, size_in: int, size_out: int):
+    """Which pixels make each of `size_out` and by what share: two of `[n, size_out, taps]`.
+
+    As many taps as the largest box, the whole image, may need.
+    """
+    taps = math.ceil(2 * radius * max(1.0, size_in / size_out))
+    centres, half_width = _centres(length, size_out)
+    first = tf.floor(centres - radius * half_width + 0.5)
+    pixels = first + tf.range(taps, dtype=tf.float32)
+    weights = _normalized_weights(kernel, pixels, centres, half_width, length)
+    pixels = tf.clip_by_value(pixels, 0.0, length[:, None, None] - 1)
+    index = tf.cast(pixels + start[:, None, None], tf.int32)
+    return tf.clip_by_value(index, 0, size_in - 1), weights
+
+
+def _dense_weights(kernel, start, length, size_in, size_out: int):
+    """The share of each of `size_in` pixels in each of `size_out`: `[n, size_out, size_in]`."""
+    centres, half_width = _centres(length, size_out)
+    pixels = tf.cast(tf.range(size_in), tf.float32) - start[:, None, None]
+    return _normalized_weights(kernel, pixels, centres, half_width, length)
+
+
+def _centres(length, size_out: int):
+    """Of each new pixel, from the box's start, `[n, size_out, 1]`; and the kernel's scale, in old pixels."""
     scale = (length / size_out)[:, None, None]
-    centres = (tf.range(size_out, dtype=tf.float32) + 0.5)[
-        :, None
-    ] * scale  # (n, out, 1), from the box's start
-    pixels = (
-        tf.cast(tf.range(size_in), tf.float32) + 0.5 - start[:, None, None]
-    )  # (n, 1, in)
-    weights = kernel(tf.abs(pixels - centres) / tf.maximum(scale, 1.0))
-    weights = tf.where((pixels > 0) & (pixels < length[:, None, None]), weights, 0.0)
+    centres = (tf.range(size_out, dtype=tf.float32) + 0.5)[:, None] * scale
+    return centres, tf.maximum(scale, 1.0)
+
+
+def _normalized_weights(kernel, pixels, centres, half_width, length):
+    """Of old pixels, counted from the box's start: none outside of it, and their sum is 1."""
+    weights = kernel(tf.abs(pixels + 0.5 - centres) / half_width)
+    inside = (pixels >= 0) & (pixels < length[:, None, None])
+    weights = tf.where(inside, weights, 0.0)
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
 
 
@@ -208,8 +303,19 @@ class RandomFlip(Operation):
     def draw(self, key, shape):
         return {"where": occurs(key, shape[0], self.probability)}
 
-    def transform(self, planar, where):
-        return _flip(planar, where)
+    def stages(self, shape, where):
+        return [Stage(_flip, (where,), where)]
+
+    def follow(self, stages, shape, where):
+        """After a resize: its columns in reverse."""
+        if not _is_resize(stages[-2:]):
+            return super().follow(stages, shape, where=where)
+        *before, columns, rows = stages
+        reverse = where[:, None, None]
+        tensors = tuple(
+            tf.where(reverse, tf.reverse(each, [1]), each) for each in columns.tensors
+        )
+        return [*before, columns._replace(tensors=tensors), rows]
 
     def get_config(self):
         return {**super().get_config(), "probability": self.probability}
@@ -254,43 +360,51 @@ class RandomResizedCrop(Operation):
 
     def draw(self, key, shape):
         n, _, height, width = shape
-        box_height, box_width = self._draw_sizes(key, n, height, width)
-        top = integers(fold(key, 2), [n], height - box_height + 1)
-        left = integers(fold(key, 3), [n], width - box_width + 1)
+        *tries, down, right = units(key, n, 2 * _TRIES + 2)
+        box_height, box_width = self._sizes(tf.stack(tries), height, width)
+        top = below(down, height - box_height + 1)
+        left = below(right, width - box_width + 1)
         return {"boxes": tf.stack([top, left, box_height, box_width], axis=1)}
 
-    def _draw_sizes(self, key, n, height, width):
-        """Height and width of each box, int64 `[n]`.
+    def _sizes(self, tries, height, width):
+        """Height and width of each box, int64 `[n]`, by draws in 0..1 `[2 * _TRIES, n]` of area and aspect.
 
         In float64, as plain and compiled kernels differ in the last bit of an exponential, and in float32 that
         would now and then round to another pixel.
         """
         low, high = (math.log(bound) for bound in self.aspect)
         height, width = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
-        unit = [tf.cast(uniform(fold(key, k), [n, _TRIES]), tf.float64) for k in (0, 1)]
-        area = (self.area[0] + (self.area[1] - self.area[0]) * unit[0]) * height * width
-        aspect = tf.exp(low + (high - low) * unit[1])
+        tries = tf.cast(tries, tf.float64)
+        area = between(tries[:_TRIES], *self.area) * height * width
+        aspect = tf.exp(between(tries[_TRIES:], low, high))
         heights, widths = (
             tf.round(tf.sqrt(area / aspect)),
             tf.round(tf.sqrt(area * aspect)),
         )
         fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
-        first = tf.argmax(tf.cast(fits, tf.int32), axis=1)  # of equals the first
+        first = tf.argmax(tf.cast(fits, tf.int32), axis=0)  # of equals the first
         largest = (
             tf.minimum(height, tf.maximum(tf.round(width / self.aspect[0]), 1.0)),
             tf.minimum(width, tf.maximum(tf.round(height * self.aspect[1]), 1.0)),
         )
-        found = tf.reduce_any(fits, axis=1)
+        found = tf.reduce_any(fits, axis=0)
         return [
             tf.cast(
-                tf.where(found, tf.gather(drawn, first, batch_dims=1), fallback),
+                tf.where(
+                    found,
+                    tf.gather(tf.transpose(drawn), first, batch_dims=1),
+                    fallback,
+                ),
                 tf.int64,
             )
             for drawn, fallback in zip((heights, widths), largest)
         ]
 
-    def transform(self, planar, boxes):
-        return _crop_and_resize(planar, boxes, self.size, self.method)
+    def size_of(self, size):
+        return self.size
+
+    def stages(self, shape, boxes):
+        return _resize_stages(shape, boxes, self.size, self.method)
 
     def at_rest(self, images):
         planar = to_planar(images)
@@ -353,12 +467,13 @@ class RandomAffine(Operation):
         self.shear, self.fill = shear, fill
 
     def draw(self, key, shape):
-        n = shape[0]
+        angle, right, down, scale, shear = units(key, shape[0], 5)
+        shift = tf.stack([right, down], axis=1)
         return {
-            "angle": uniform(fold(key, 0), [n], -self.rotation, self.rotation),
-            "shift": uniform(fold(key, 1), [n, 2], -self.shift, self.shift),
-            "scale": uniform(fold(key, 2), [n], *self.scale),
-            "shear": uniform(fold(key, 3), [n], -self.shear, self.shear),
+            "angle": between(angle, -self.rotation, self.rotation),
+            "shift": between(shift, -self.shift, self.shift),
+            "scale": between(scale, *self.scale),
+            "shear": between(shear, -self.shear, self.shear),
         }
 
     def transform(self, planar, angle, shift, scale, shear):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_contrastive._checks import check_at_least
 from keras_contrastive._random import fold, make_key, uniform
 from keras_contrastive.augment._images import from_planar, sizes, to_planar, unit_images
+from keras_contrastive.augment._schedule import Repeated, Stage, run_all
 
 
 class Operation(keras.layers.Layer):
@@ -20,7 +21,8 @@ class Operation(keras.layers.Layer):
     training, and then it draws from `(seed, step)`, where `step` is a weight that counts its calls.
 
     A new operation implements `draw` and `transform` in operations that XLA compiles, takes everything random
-    from `key`, and returns its arguments in `get_config`.
+    from `key`, and returns its arguments in `get_config`. (Those of this package give `stages` instead of
+    `transform`: parts that a recipe can skip for images that do not need them.)
 
     Args:
         seed: Integer; used by the layer, not by `apply`. Two layers of one class in a model need two seeds.
@@ -45,9 +47,30 @@ class Operation(keras.layers.Layer):
         """
         raise NotImplementedError
 
-    def transform(self, planar: tf.Tensor, **parameters) -> tf.Tensor:
-        """The deterministic part: float32 `[n, channels, height, width]` in 0..1 to the same."""
-        raise NotImplementedError
+    def transform(self, planar: tf.Tensor, *values, **parameters) -> tf.Tensor:
+        """The deterministic part: float32 `[n, channels, height, width]` in 0..1 to the same, image by image."""
+        return run_all(self.stages(sizes(planar), *values, **parameters), planar)
+
+    def stages(self, shape: list, **parameters) -> list[Stage | Repeated]:
+        """`transform` in parts, for images of this `[n, channels, height, width]`."""
+        names = list(parameters)
+
+        def transform(planar, *values):
+            return self.transform(planar, **dict(zip(names, values)))
+
+        size = tuple(self.size_of(shape[2:]))
+        size = None if size == tuple(shape[2:]) else size
+        return [Stage(transform, tuple(parameters.values()), size=size)]
+
+    def follow(
+        self, stages: list[Stage | Repeated], shape: list, **parameters
+    ) -> list[Stage | Repeated]:
+        """The stages of the operations before and this one's: where two can be had as one, they are."""
+        return [*stages, *self.stages(shape, **parameters)]
+
+    def size_of(self, size: tuple) -> tuple:
+        """Height and width of the result for images of this height and width: the same, unless overridden."""
+        return size
 
     def apply_planar(self, planar: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """`apply` on float32 `[n, channels, height, width]` in 0..1."""

@@ -7,9 +7,10 @@ import inspect
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_integer, shape_text
+from keras_contrastive._checks import check_integer, check_rank, shape_text
 from keras_contrastive._random import fold, make_key
-from keras_contrastive.augment._images import from_planar, sizes, to_planar, unit_images
+from keras_contrastive.augment._images import sizes, unit_images
+from keras_contrastive.augment._schedule import run
 from keras_contrastive.augment.operation import Operation
 
 
@@ -45,10 +46,9 @@ class Recipe:
                     "`operations` must be augmentations, Keras layers or functions of a batch of images. "
                     f"Received: {operation!r}."
                 )
-        # One compiled function for the life of the recipe: a new one would be traced and compiled again.
-        # What others wrote may not compile (many Keras layers do not on a CPU), so it runs as a plain graph.
-        ours = all(isinstance(operation, Operation) for operation in self.operations)
-        self._draw_views = tf.function(self._views, jit_compile=ours)
+        self._parts = _in_parts(self.operations)
+        # One function for the life of the recipe: a new one would be traced and compiled again.
+        self._draw_views = tf.function(self._views)
 
     def __call__(self, images, key) -> tf.Tensor:
         """Apply the operations once to each image.
@@ -63,22 +63,28 @@ class Recipe:
         Raises:
             ValueError: `images` are not rank 4, or neither uint8 nor floating.
         """
-        planar = to_planar(unit_images(images))
-        for position, operation in enumerate(self.operations):
-            if isinstance(operation, Operation):
-                planar = operation.apply_planar(planar, fold(key, position))
-            else:
-                result = unit_images(_call_foreign(operation, from_planar(planar)))
-                planar = to_planar(tf.clip_by_value(result, 0.0, 1.0))
-        return from_planar(planar)
+        images = tf.convert_to_tensor(images)
+        check_rank(4, images=images)
+        return self._apply(images, tf.range(sizes(images)[0]), key)
+
+    def _apply(self, images, source, key):
+        """`__call__` on the images that `source` names, int32 `[n]`."""
+        for part in self._parts:
+            images = part(images, source, key)
+            source = tf.range(sizes(images)[0])
+        return images
 
     def _views(self, images, n: int, seed: tf.Tensor, step: tf.Tensor):
-        if images.shape.rank == 4:
-            images = tf.tile(images[:, None], [1, n, 1, 1, 1])
-        batch, views, *image = sizes(images)
-        # All views in one pass: image i, view j is row i * views + j, with draws of its own.
-        drawn = self(tf.reshape(images, [batch * views, *image]), make_key(seed, step))
-        return tf.reshape(drawn, [batch, views, *sizes(drawn)[1:]])
+        batch = sizes(images)[0]
+        if images.shape.rank == 5:
+            n = sizes(images)[1]
+            images = tf.reshape(images, [batch * n, *sizes(images)[2:]])
+            source = tf.range(batch * n)
+        else:
+            # All views in one pass: image i, view j is row i * n + j, with draws of its own.
+            source = tf.repeat(tf.range(batch), n)
+        drawn = self._apply(images, source, make_key(seed, step))
+        return tf.reshape(drawn, [batch, n, *sizes(drawn)[1:]])
 
     def get_config(self) -> dict:
         """The arguments.
@@ -137,6 +143,60 @@ def views(images, n: int | None, recipe: Recipe, seed, step) -> tf.Tensor:
     return recipe._draw_views(
         images, n, tf.cast(seed, tf.int64), tf.cast(step, tf.int64)
     )
+
+
+class _Ours:
+    """Operations of this package, one after the other in the recipe: one program, compiled by XLA."""
+
+    def __init__(self, operations: dict[int, Operation]):
+        self.operations = operations  # by their place in the recipe
+        self.program = tf.function(self._run, jit_compile=True, autograph=False)
+
+    def __call__(self, images, source, key):
+        n, (height, width, channels) = sizes(source)[0], sizes(images)[1:]
+        shape, drawn = [n, channels, height, width], {}
+        # Drawn out here: the generator is long to compile, and a plain operation draws the same.
+        for place, operation in self.operations.items():
+            drawn[place] = operation.draw(fold(key, place), shape)
+            shape = [*shape[:2], *operation.size_of(shape[2:])]
+        # Shaped out here too, where it costs nothing: XLA may copy a result to give it another shape.
+        return tf.reshape(
+            self.program(images, source, drawn), [n, *shape[2:], channels]
+        )
+
+    def _run(self, images, source, drawn):
+        height, width, channels = sizes(images)[1:]
+        shape = [sizes(source)[0], channels, height, width]
+        stages = []
+        for place, operation in self.operations.items():
+            stages = operation.follow(stages, shape, **drawn[place])
+            shape = [*shape[:2], *operation.size_of(shape[2:])]
+        return run(stages, images, source)
+
+
+class _Foreign:
+    """A Keras layer, or a function of a batch."""
+
+    def __init__(self, operation):
+        self.operation = operation
+
+    def __call__(self, images, source, key):
+        images = unit_images(tf.gather(images, source))
+        result = unit_images(_call_foreign(self.operation, images))
+        return tf.clip_by_value(result, 0.0, 1.0)
+
+
+def _in_parts(operations) -> list:
+    """Neighbours of this package joined; what others wrote alone."""
+    parts, own = [], {}
+    for place, operation in enumerate(operations):
+        if isinstance(operation, Operation):
+            own[place] = operation
+            continue
+        parts += [_Ours(own)] if own else []
+        parts.append(_Foreign(operation))
+        own = {}
+    return [*parts, _Ours(own)] if own or not parts else parts
 
 
 def _call_foreign(operation, images):
