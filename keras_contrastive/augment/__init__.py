@@ -11,28 +11,34 @@
 | `gaussian_blur` | `GaussianBlur` | width drawn for each image |
 | `cutout` | `RandomCutout` | a square painted over |
 | `add_noise` | `GaussianNoise` | strength drawn for each image |
+| `normalize` | `Normalize` | mean and deviation of each channel; nothing drawn |
 
 | recipe | what |
 |---|---|
 | `simclr(image_size, strength)` | crop, flip, jitter, grayscale, blur above 32 pixels |
 | `simclr_small(image_size)` | the same with weaker crop and colour |
 | `moco_v2(image_size)` | crops of 20 % or more, half the colour, blur |
+| `byol(image_size)` | SimCLR's with less colour, bicubic; blur and solarising differ between the two views |
+| `multi_crop(global_size, local_size, n_local)` | two views of most of the image, several small ones of parts (SwAV, DINO) |
 | `weak(image_size)` | crop and flip |
 | `digits(image_size)` | affine |
 
-`views(images, n, recipe, seed, step)` draws a `Recipe`, a list of these, of Keras layers and of functions of a batch.
+`views(images, n, recipe, seed, step)` draws a `Recipe`, a list of these, of Keras layers and of functions of a batch;
+`Recipes` is a recipe for each view.
 Images are `[n, height, width, channels]`, uint8 or floats in 0..1; results are float32 in 0..1.
 """
 
 from keras_contrastive.augment.blur import GaussianBlur, gaussian_blur
 from keras_contrastive.augment.color import (
     ColorJitter,
+    Normalize,
     RandomGrayscale,
     RandomSolarize,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
+    normalize,
     solarize,
     to_grayscale,
 )
@@ -52,12 +58,14 @@ from keras_contrastive.augment.geometry import (
     flip,
 )
 from keras_contrastive.augment.operation import Operation
-from keras_contrastive.augment.recipe import Recipe, views
+from keras_contrastive.augment.recipe import Recipe, Recipes, views
 from keras_contrastive.augment.recipes import (
     RECIPES,
+    byol,
     digits,
     get,
     moco_v2,
+    multi_crop,
     simclr,
     simclr_small,
     weak,
@@ -68,6 +76,7 @@ __all__ = [
     "ColorJitter",
     "GaussianBlur",
     "GaussianNoise",
+    "Normalize",
     "Operation",
     "RandomAffine",
     "RandomCutout",
@@ -76,12 +85,14 @@ __all__ = [
     "RandomResizedCrop",
     "RandomSolarize",
     "Recipe",
+    "Recipes",
     "add_noise",
     "adjust_brightness",
     "adjust_contrast",
     "adjust_hue",
     "adjust_saturation",
     "affine",
+    "byol",
     "crop_and_resize",
     "cutout",
     "digits",
@@ -90,6 +101,8 @@ __all__ = [
     "get",
     "map_dataset",
     "moco_v2",
+    "multi_crop",
+    "normalize",
     "simclr",
     "simclr_small",
     "solarize",

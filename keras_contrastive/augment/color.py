@@ -127,6 +127,30 @@ def solarize(images, threshold=0.5, where=True) -> tf.Tensor:
     return on_planar(_solarize, images, threshold, where)
 
 
+def normalize(images, mean, std) -> tf.Tensor:
+    """(image - mean) / std, channel by channel.
+
+    Args:
+        images: uint8 or float in 0..1, `[n, height, width, channels]`.
+        mean: Float in 0..1, or one for each channel.
+        std: Float > 0, or one for each channel.
+
+    Returns:
+        float32 of the shape of `images`, no longer in 0..1.
+
+    Raises:
+        ValueError: `images` are not rank 4, or neither uint8 nor floating.
+    """
+    return on_planar(_normalize, images, mean, std)
+
+
+def _normalize(planar, mean, std):
+    mean, std = (
+        tf.reshape(tf.cast(each, tf.float32), [1, -1, 1, 1]) for each in (mean, std)
+    )
+    return (planar - mean) / std
+
+
 def _solarize(planar, threshold, where):
     where = tf.reshape(tf.cast(where, tf.bool), [-1, 1, 1, 1])
     return tf.where(where & (planar >= per_image(threshold)), 1 - planar, planar)
@@ -372,3 +396,48 @@ class RandomSolarize(Operation):
     def get_config(self):
         config = {"probability": self.probability, "threshold": self.threshold}
         return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class Normalize(Operation):
+    """(image - mean) / std, training or not; the last operation of a recipe, if it is in one.
+
+    For networks of others that want it. `ContrastiveModel` takes no recipe with it: what it trains is served images
+    in 0..1. There a layer of the encoder, `keras.layers.Normalization(mean=..., variance=...)`, does the same.
+
+    Args:
+        mean: Float in 0..1, or one for each channel; the default is ImageNet's.
+        std: Float > 0, or one for each channel.
+        seed: Integer, not used: nothing is drawn.
+    """
+
+    def __init__(
+        self,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        *,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        self.mean, self.std = (_numbers(each) for each in (mean, std))
+        for number in self.mean:
+            check_probability(mean=number)
+        if min(self.std) <= 0:
+            raise ValueError(f"`std` must be > 0. Received: std={std!r}.")
+
+    def draw(self, key, shape):
+        return {}
+
+    def transform(self, planar):
+        return _normalize(planar, self.mean, self.std)
+
+    def at_rest(self, images):
+        return normalize(images, self.mean, self.std)
+
+    def get_config(self):
+        return {**super().get_config(), "mean": self.mean, "std": self.std}
+
+
+def _numbers(value) -> tuple[float, ...]:
+    return tuple(float(number) for number in np.ravel(value))

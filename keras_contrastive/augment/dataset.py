@@ -40,7 +40,7 @@ def map_dataset(
     def augment(now, batch):
         images, *rest = batch
         drawn = views(images, None, recipe, seed, now)
-        drawn = tf.saturate_cast(tf.round(drawn * 255), tf.uint8)
+        drawn = tf.nest.map_structure(_as_bytes, drawn)
         return (drawn, *rest) if rest else drawn
 
     # Numbered one after the other, drawn in parallel.

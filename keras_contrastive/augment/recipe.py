@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_contrastive._checks import check_integer, check_rank, shape_text
 from keras_contrastive._random import fold, make_key
 from keras_contrastive.augment._images import sizes, unit_images
 from keras_contrastive.augment._schedule import run
+from keras_contrastive.augment.color import Normalize
 from keras_contrastive.augment.operation import Operation
 
 
@@ -45,6 +47,14 @@ class Recipe:
                 raise ValueError(
                     "`operations` must be augmentations, Keras layers or functions of a batch of images. "
                     f"Received: {operation!r}."
+                )
+            if (
+                isinstance(operation, Normalize)
+                and operation is not self.operations[-1]
+            ):
+                raise ValueError(
+                    "`Normalize` must be the last of `operations`: the others take images in 0..1. "
+                    f"Received: operations={[type(each).__name__ for each in self.operations]}."
                 )
         self._parts = _in_parts(self.operations)
         # One function for the life of the recipe: a new one would be traced and compiled again.
@@ -86,6 +96,11 @@ class Recipe:
         drawn = self._apply(images, source, make_key(seed, step))
         return tf.reshape(drawn, [batch, n, *sizes(drawn)[1:]])
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether the views are no longer in 0..1."""
+        return bool(self.operations) and isinstance(self.operations[-1], Normalize)
+
     def get_config(self) -> dict:
         """The arguments.
 
@@ -102,7 +117,108 @@ class Recipe:
         return cls(operations, num_views=config["num_views"])
 
 
-def views(images, n: int | None, recipe: Recipe, seed, step) -> tf.Tensor:
+@keras.saving.register_keras_serializable("keras_contrastive")
+class Recipes(Recipe):
+    """A recipe for each view: for views that differ in strength, or in size.
+
+    Each recipe makes as many views as its `num_views` says, one recipe after the other. Asked for more views than
+    all of them make, it begins again; of images that have views, view j is drawn by the recipe of view j.
+
+    Views of one size are one tensor `[batch, views, height, width, channels]`. Those of several sizes are a tuple of
+    such tensors, in the order in which the sizes first come: give the large ones first.
+
+    Args:
+        recipes: List of `Recipe`s.
+
+    Raises:
+        ValueError: An element is not a `Recipe`, or there is none.
+
+    Example:
+        >>> strong = Recipe([RandomResizedCrop(32), ColorJitter(0.4, 0.4, 0.4, 0.1)], num_views=1)
+        >>> views(images, None, Recipes([strong, Recipe([RandomFlip()], num_views=1)]), 0, 0).shape
+        TensorShape([256, 2, 32, 32, 3])
+    """
+
+    def __init__(self, recipes):
+        self.recipes = list(recipes)
+        for recipe in self.recipes:
+            if not isinstance(recipe, Recipe) or isinstance(recipe, Recipes):
+                raise ValueError(
+                    f"`recipes` must be a list of `augment.Recipe`s. Received: {recipe!r}."
+                )
+        if not self.recipes:
+            raise ValueError("`recipes` must hold at least one recipe. Received: [].")
+        self.num_views = sum(recipe.num_views for recipe in self.recipes)
+        self._draw_views = tf.function(self._views)
+
+    def __call__(self, images, key):
+        """All views of each image: `[n, num_views, height, width, channels]`, or a tuple of such.
+
+        Args:
+            images: uint8 or float in 0..1, `[n, height, width, channels]`.
+            key: int64 `[2]`: the same key gives the same result.
+
+        Raises:
+            ValueError: `images` are not rank 4, or neither uint8 nor floating.
+        """
+        images = tf.convert_to_tensor(images)
+        check_rank(4, images=images)
+        return self._of_all(images, self.num_views, key)
+
+    def _views(self, images, n: int, seed, step):
+        if images.shape.rank == 5 and images.shape[1] is not None:
+            n = images.shape[1]
+        return self._of_all(images, n, make_key(seed, step))
+
+    def _of_all(self, images, n: int, key):
+        batch = sizes(images)[0]
+        has_views = images.shape.rank == 5
+        if has_views:
+            images = tf.reshape(images, [batch * n, *sizes(images)[2:]])
+        owners = [i for i, one in enumerate(self.recipes) for _ in range(one.num_views)]
+        owners = np.resize(owners, n)
+        found = {}  # by size, the numbers of the views and the views
+        for i, recipe in enumerate(self.recipes):
+            own = np.flatnonzero(owners == i)
+            if len(own) == 0:
+                continue
+            if has_views:
+                source = tf.reshape(tf.range(batch)[:, None] * n + own, [-1])
+            else:
+                source = tf.repeat(tf.range(batch), len(own))
+            drawn = recipe._apply(images, tf.cast(source, tf.int32), fold(key, i))
+            drawn = tf.reshape(drawn, [batch, len(own), *sizes(drawn)[1:]])
+            numbers, tensors = found.setdefault(tuple(drawn.shape[2:4]), ([], []))
+            numbers.extend(own)
+            tensors.append(drawn)
+        joined = tuple(_in_order(*views) for views in found.values())
+        return joined if len(joined) > 1 else joined[0]
+
+    @property
+    def normalizes(self) -> bool:
+        return any(recipe.normalizes for recipe in self.recipes)
+
+    def get_config(self) -> dict:
+        recipes = [keras.saving.serialize_keras_object(one) for one in self.recipes]
+        return {"recipes": recipes}
+
+    @classmethod
+    def from_config(cls, config: dict) -> Recipes:
+        deserialize = keras.saving.deserialize_keras_object
+        return cls([deserialize(recipe) for recipe in config["recipes"]])
+
+
+def _in_order(numbers, tensors):
+    """The views of several recipes along one axis, by their numbers."""
+    views = tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=1)
+    if numbers == sorted(numbers):
+        return views
+    return tf.gather(views, np.argsort(numbers), axis=1)
+
+
+def views(
+    images, n: int | None, recipe: Recipe, seed, step
+) -> tf.Tensor | tuple[tf.Tensor, ...]:
     """Draw a recipe n times for each image.
 
     All of it is one function, compiled by XLA when every operation is this package's; it can be called in a training
@@ -117,7 +233,7 @@ def views(images, n: int | None, recipe: Recipe, seed, step) -> tf.Tensor:
         step: Integer or integer scalar: another step, other draws.
 
     Returns:
-        float32 in 0..1, `[batch, n, height, width, channels]`.
+        float32 in 0..1, `[batch, n, height, width, channels]`; of `Recipes` of several sizes a tuple of such.
 
     Raises:
         ValueError: `images` have another rank or dtype, or another number of views than n; `recipe` is not a `Recipe`.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from keras_contrastive._checks import check_at_least, check_choice, check_integer
 from keras_contrastive.augment.blur import GaussianBlur
-from keras_contrastive.augment.color import ColorJitter, RandomGrayscale
+from keras_contrastive.augment.color import ColorJitter, RandomGrayscale, RandomSolarize
 from keras_contrastive.augment.geometry import (
     RandomAffine,
     RandomFlip,
     RandomResizedCrop,
 )
-from keras_contrastive.augment.recipe import Recipe
+from keras_contrastive.augment.recipe import Recipe, Recipes
 
 
 def simclr(
@@ -101,6 +101,105 @@ def moco_v2(image_size: int) -> Recipe:
     return Recipe(operations)
 
 
+def byol(image_size: int) -> Recipes:
+    """BYOL's two views: crop, mirror, colour, grayscale; the first always blurred, the second one in ten, or solarised.
+
+    Args:
+        image_size: Height and width of the views.
+
+    Returns:
+        `Recipes` of one view each.
+
+    Raises:
+        ValueError: `image_size` is not an integer >= 1.
+
+    Reference:
+        Grill et al., 2020, Bootstrap Your Own Latent, Appendix B, Table 6. The blur's kernel is a tenth of the image,
+        made odd: the paper's 23 of 224 pixels.
+    """
+    check_integer(1, image_size=image_size)
+    return Recipes(
+        [
+            _byol_view(image_size, (0.08, 1.0), blur=1.0, solarize=0.0),
+            _byol_view(image_size, (0.08, 1.0), blur=0.1, solarize=0.2),
+        ]
+    )
+
+
+def multi_crop(
+    global_size: int,
+    local_size: int | None = None,
+    n_local: int = 6,
+    *,
+    style: str = "swav",
+) -> Recipes:
+    """Two views of most of the image and several small ones of small parts of it.
+
+    Args:
+        global_size: Height and width of the two global views.
+        local_size: Height and width of the local views; None: 3 / 7 of the global ones, the papers' 96 of 224.
+        n_local: Integer >= 1: how many local views. SwAV has 6, DINO 8.
+        style: `"swav"`: global crops of 14 to 100 % of the image, local ones of 5 to 14 %, SimCLR's colour and blur;
+            `"dino"`: of 40 to 100 % and 5 to 40 %, BYOL's colour, blur and solarising, bicubic.
+
+    Returns:
+        `Recipes` that give a tuple of global views `[batch, 2, global_size, global_size, channels]` and local ones
+        `[batch, n_local, local_size, local_size, channels]`.
+
+    Raises:
+        ValueError: A size or `n_local` is not an integer >= 1, or `style` is unknown.
+
+    Reference:
+        Caron et al., 2020, Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, section 3.2
+        and the public code; Caron et al., 2021, Emerging Properties in Self-Supervised Vision Transformers, the same.
+    """
+    check_integer(1, global_size=global_size)
+    local_size = (
+        max(1, round(global_size * 3 / 7)) if local_size is None else local_size
+    )
+    check_integer(1, local_size=local_size, n_local=n_local)
+    check_choice("style", style, ("swav", "dino"))
+    if style == "swav":
+        return Recipes(
+            [
+                _swav_views(global_size, (0.14, 1.0), 2),
+                _swav_views(local_size, (0.05, 0.14), n_local),
+            ]
+        )
+    large, small = (0.4, 1.0), (0.05, 0.4)
+    return Recipes(
+        [
+            _byol_view(global_size, large, blur=1.0, solarize=0.0),
+            _byol_view(global_size, large, blur=0.1, solarize=0.2),
+            _byol_view(local_size, small, blur=0.5, solarize=0.0, num_views=n_local),
+        ]
+    )
+
+
+def _byol_view(size, area, *, blur, solarize, num_views=1) -> Recipe:
+    operations = [
+        RandomResizedCrop(size, area=area, method="bicubic"),
+        RandomFlip(),
+        ColorJitter(0.4, 0.4, 0.2, 0.1, probability=0.8),
+        RandomGrayscale(0.2),
+        GaussianBlur(_blur_kernel(size), sigma=(0.1, 2.0), probability=blur),
+    ]
+    if solarize > 0:
+        operations.append(RandomSolarize(solarize))
+    return Recipe(operations, num_views=num_views)
+
+
+def _swav_views(size, area, num_views) -> Recipe:
+    operations = [
+        RandomResizedCrop(size, area=area),
+        RandomFlip(),
+        ColorJitter(0.8, 0.8, 0.8, 0.2, probability=0.8),
+        RandomGrayscale(0.2),
+        GaussianBlur(_blur_kernel(size), sigma=(0.1, 2.0), probability=0.5),
+    ]
+    return Recipe(operations, num_views=num_views)
+
+
 def weak(image_size: int) -> Recipe:
     """Crops of at least half the image, mirrored or not: for supervised training, and for what must stay readable.
 
@@ -154,8 +253,10 @@ def digits(
 
 
 RECIPES = {
+    "byol": byol,
     "digits": digits,
     "moco_v2": moco_v2,
+    "multi_crop": multi_crop,
     "simclr": simclr,
     "simclr_small": simclr_small,
     "weak": weak,
