@@ -79,7 +79,7 @@ def small_resnet(
     Every block halves the resolution, the last features are averaged over the image.
 
     Args:
-        image_shape: `(height, width, channels)`, height and width >= 8.
+        image_shape: `(height, width, channels)`, height and width >= 8; `(None, None, channels)`: images of any size.
         name: Name of the model.
 
     Returns:
@@ -88,7 +88,7 @@ def small_resnet(
     Raises:
         ValueError: `image_shape` is no image shape, or too small.
     """
-    inputs = _images(image_shape, minimum=8, encoder="small_resnet")
+    inputs = _images(image_shape, minimum=8, encoder="small_resnet", any_size=True)
     x = _conv_norm(inputs, 32)
     for channels in (32, 64, 128):
         x = _residual_block(x, channels, strides=2)
@@ -101,7 +101,7 @@ def resnet18(
     """ResNet-18 with the 3x3 stem of small images: no stride and no pooling before the first block.
 
     Args:
-        image_shape: `(height, width, channels)`, height and width >= 8.
+        image_shape: `(height, width, channels)`, height and width >= 8; `(None, None, channels)`: images of any size.
         name: Name of the model.
 
     Returns:
@@ -114,7 +114,7 @@ def resnet18(
         He et al., 2016, Deep Residual Learning for Image Recognition, Table 1; the stem as in Chen et al.,
         2020, A Simple Framework for Contrastive Learning of Visual Representations, App. B.9.
     """
-    inputs = _images(image_shape, minimum=8, encoder="resnet18")
+    inputs = _images(image_shape, minimum=8, encoder="resnet18", any_size=True)
     x = _conv_norm(inputs, 64)
     for channels, strides in ((64, 1), (128, 2), (256, 2), (512, 2)):
         x = _residual_block(x, channels, strides=strides)
@@ -140,7 +140,10 @@ def get(name: str) -> Callable[..., keras.Model]:
     return ENCODERS[name]
 
 
-def _images(image_shape, *, minimum: int, encoder: str):
+def _images(image_shape, *, minimum: int, encoder: str, any_size: bool = False):
+    if any_size and tuple(image_shape)[:2] == (None, None) and len(image_shape) == 3:
+        check_integer(1, channels=image_shape[2])
+        return keras.Input(tuple(image_shape), name="images")
     if len(tuple(image_shape)) != 3:
         raise ValueError(
             f"`image_shape` must be (height, width, channels). Received: image_shape={image_shape!r}."

@@ -36,8 +36,11 @@ class ContrastiveModel(keras.Model):
         target: Layer that makes what the embeddings are compared with, or None: `build_like(encoder, head)`
             makes its weights, `call(images, projections, training)` gives targets `(batch * views, dim)`, which
             get no gradient, and `update(encoder, head)` is called after every update of the weights.
-        augment: `augment.Recipe` or a list of operations, drawn in the training step; a rank-4 batch becomes `augment.num_views`
-            views, of a rank-5 batch every image is drawn once. None: the second axis of the input is views.
+        augment: `augment.Recipe` or a list of operations, drawn in the training step; a rank-4 batch becomes
+            `augment.num_views` views, of a rank-5 batch every image is drawn once. `augment.Recipes` of several sizes
+            (multi-crop) need an encoder of any size, such as `encoders.small_resnet((None, None, 3))`, which is called
+            once for each: what it adds to the loss itself then counts for the last size alone. A target sees the
+            views of the first size. None: the second axis of the input is views.
         normalize: Whether `model(images)` gives features of unit length.
         seed: Integer: the draws of a step are a function of it and of the step's number.
 
@@ -92,6 +95,11 @@ class ContrastiveModel(keras.Model):
         )
         self.target = target
         self.augment = _as_recipe(augment)
+        if self.augment is not None and self.augment.normalizes:
+            raise ValueError(
+                "`augment` must not end in `Normalize`: the model is served images in 0..1, so the encoder must be "
+                "trained on them. Put `keras.layers.Normalization(mean=..., variance=...)` into the encoder."
+            )
         self.normalize = normalize
         self.seed = seed
         self.step = self.add_weight(
@@ -166,10 +174,14 @@ class ContrastiveModel(keras.Model):
             self.take_loss(views, ids, sample_weight, training=False)
         )
 
-    def make_views(self, images, step) -> tf.Tensor:
-        """The views that the loss compares: `(batch, views, ...)`, drawn from the model's seed and `step`."""
+    def make_views(self, images, step) -> tf.Tensor | tuple[tf.Tensor, ...]:
+        """The views that the loss compares, drawn from the model's seed and `step`.
+
+        One tensor `(batch, views, ...)`, or a tuple of such, one for each size.
+        """
         if self.augment is None:
-            self._check_views(images)
+            for views in _of_sizes(images):
+                self._check_views(views)
             return images
         if images.dtype != tf.uint8:
             raise ValueError(
@@ -188,18 +200,36 @@ class ContrastiveModel(keras.Model):
             )
 
     def embed(self, views, *, training) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Embeddings `(batch, views, dim)` of all views in one batch, and targets or None."""
-        flat = _scaled(_flat_views(views))
-        embeddings = self.encoder(flat, training=training)
+        """Embeddings `(batch, views, dim)` of all views in one batch, and targets of the first size or None."""
+        views = _of_sizes(views)
+        projections = self._features(views, training)
         if self.head is not None:
-            embeddings = self.head(embeddings, training=training)
+            projections = self.head(projections, training=training)
         targets = None
         if self.target is not None:
-            targets = self.target(flat, embeddings, training=training)
-            targets = _unflat_views(tf.stop_gradient(targets), views)
+            flat = _scaled(_flat_views(views[0]))
+            own = projections[: tf.shape(flat)[0]]
+            targets = self.target(flat, own, training=training)
+            targets = _unflat_views(tf.stop_gradient(targets), views[0])
         if self.predictor is not None:
-            embeddings = self.predictor(embeddings, training=training)
-        return _unflat_views(embeddings, views), targets
+            projections = self.predictor(projections, training=training)
+        return _joined_views(projections, views), targets
+
+    def _features(self, views, training):
+        """Rows of features: all views of the first size, then all of the next."""
+        if len(views) == 1:
+            return self.encoder(_scaled(_flat_views(views[0])), training=training)
+        shape = getattr(self.encoder, "input_shape", None)
+        if shape is not None and None not in shape[1:3]:
+            raise ValueError(
+                "Views of several sizes need an encoder of any size, such as "
+                f"`encoders.small_resnet((None, None, 3))`. Received: encoder.input_shape={shape}."
+            )
+        features = [
+            self.encoder(_scaled(_flat_views(each)), training=training)
+            for each in views
+        ]
+        return tf.concat(features, axis=0)
 
     def take_loss(self, views, ids, sample_weight, *, training) -> tf.Tensor:
         """The loss of a batch of views, float32 scalar: all that the layers have added to `self.losses`."""
@@ -261,9 +291,14 @@ def _as_recipe(augment):
 def _unpack(data):
     """Images, ids and sample weights of a batch; without ids, every image is unknown: -1."""
     images, ids, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if isinstance(images, (tuple, list)):  # views of several sizes
+        images = tuple(tf.convert_to_tensor(each) for each in images)
+    else:
+        images = tf.convert_to_tensor(images)
     if ids is None:
-        ids = tf.fill([tf.shape(images)[0]], tf.constant(-1, tf.int64))
-    return tf.convert_to_tensor(images), ids, sample_weight
+        batch = tf.shape(_of_sizes(images)[0])[0]
+        ids = tf.fill([batch], tf.constant(-1, tf.int64))
+    return images, ids, sample_weight
 
 
 def _scaled(images):
@@ -283,3 +318,19 @@ def _unflat_views(rows, views):
     """`(batch * views, dim)` as `(batch, views, dim)`."""
     count = views.shape[1] if views.shape[1] is not None else tf.shape(views)[1]
     return tf.reshape(rows, [-1, count, rows.shape[-1]])
+
+
+def _of_sizes(views) -> tuple:
+    """One tensor for each size of the views."""
+    return views if isinstance(views, tuple) else (views,)
+
+
+def _joined_views(rows, views):
+    """Rows of the views of each size, one size after the other, as `(batch, all views, dim)`."""
+    if len(views) == 1:
+        return _unflat_views(rows, views[0])
+    shapes = [tf.shape(each) for each in views]
+    parts = tf.split(rows, [shape[0] * shape[1] for shape in shapes])
+    return tf.concat(
+        [_unflat_views(part, each) for part, each in zip(parts, views)], axis=1
+    )

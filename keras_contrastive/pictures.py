@@ -159,7 +159,8 @@ def views(images, views) -> Figure:
 
     Args:
         images: uint8 0..255 or float 0..1, `(n, height, width, channels)`.
-        views: uint8 or float, `(n, views, height, width, channels)`, as `augment.views` makes them.
+        views: uint8 or float, `(n, views, height, width, channels)`, as `augment.views` makes them; or a tuple of
+            such, one for each size.
 
     Returns:
         A figure with one axes that holds all pictures, a row for each image.
@@ -168,23 +169,36 @@ def views(images, views) -> Figure:
         ValueError: The arrays are no images, or do not belong together.
     """
     images = _as_rgb(images, "images")
-    views = np.asarray(views)
+    of_sizes = views if isinstance(views, tuple) else (views,)
+    columns = [
+        view for same in of_sizes for view in _views_as_rgb(np.asarray(same), images)
+    ]
+    tile = [max(view.shape[axis] for view in columns) for axis in (1, 2)]
+    sheet = _Sheet(rows=len(images), columns=1 + len(columns), tile=images.shape[1:3])
+    sheet.head("image", 0)
+    sheet.head("its views" if len(columns) > 1 else "view", 1)
+    for row, image in enumerate(images):
+        sheet.show(image, row, 0)
+        for column, view in enumerate(columns, start=1):
+            sheet.show(_on_white(view[row], tile), row, column)
+    return sheet.figure
+
+
+def _views_as_rgb(views, images) -> list[np.ndarray]:
+    """`(n, views, height, width, channels)` as one uint8 `(n, height, width, 3)` for each view."""
     if views.ndim != 5 or views.size == 0 or len(views) != len(images):
         raise ValueError(
             "`views` must have shape (n, views, height, width, channels), n as in `images`. "
             f"Received: views.shape={views.shape}, images.shape={images.shape}."
         )
-    count = views.shape[1]
-    flat = _as_rgb(views.reshape(-1, *views.shape[2:]), "views")
-    views = flat.reshape(*views.shape[:2], *flat.shape[1:])
-    sheet = _Sheet(rows=len(images), columns=1 + count, tile=images.shape[1:3])
-    sheet.head("image", 0)
-    sheet.head("its views" if count > 1 else "view", 1)
-    for row, (image, own) in enumerate(zip(images, views)):
-        sheet.show(image, row, 0)
-        for column, view in enumerate(own, start=1):
-            sheet.show(view, row, column)
-    return sheet.figure
+    return [_as_rgb(view, "views") for view in np.moveaxis(views, 1, 0)]
+
+
+def _on_white(picture: np.ndarray, size) -> np.ndarray:
+    """A picture in the middle of a white one of this height and width."""
+    spare = [whole - side for whole, side in zip(size, picture.shape)]
+    padding = [(space // 2, space - space // 2) for space in spare]
+    return np.pad(picture, [*padding, (0, 0)], constant_values=255)
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:

@@ -26,6 +26,11 @@ class Job:
         make_encoder = kc.encoders.get(options["encoder"])
         if options["augment"] != "auto":
             kc.augment.get(options["augment"])
+        if options["augment"] == "multi_crop":
+            raise Failure(
+                "--augment multi_crop makes views of two sizes, and the encoders of this script take one. "
+                "`ContrastiveModel` takes it with an encoder of any size."
+            )
         keras.mixed_precision.set_global_policy(options["precision"])
         self.source = source = kc.data.load(
             options["data"], image_size=options["image_size"], seed=options["seed"]
@@ -168,8 +173,8 @@ class Job:
         )
         if self.options["augment_on"] == "pipeline":
             done = epoch * self.steps + step
-            dataset = kc.augment.map_dataset(dataset, self.recipe, seed=seed, step=done)
-        return dataset
+            return kc.augment.map_dataset(dataset, self.recipe, seed=seed, step=done)
+        return kc.augment.copy_ahead(dataset)
 
     def _probes(self) -> list:
         """kNN on some training images during training: the test part is for the end alone."""

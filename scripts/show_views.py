@@ -30,7 +30,8 @@ def parse_args(argv=None):
         "--augment",
         metavar="NAME",
         default="auto",
-        help="simclr, simclr_small, moco_v2, weak, digits, or auto: what train.py would take (default: auto)",
+        help="simclr, simclr_small, moco_v2, byol, multi_crop, weak, digits, or auto: what train.py would take "
+        "(default: auto)",
     )
     parser.add_argument(
         "--out",
@@ -45,8 +46,7 @@ def parse_args(argv=None):
         "--views",
         metavar="K",
         type=integer(1),
-        default=6,
-        help="views of each image (default: 6)",
+        help="views of each image (default: 6, or as many as the recipe makes)",
     )
     parser.add_argument(
         "--image-size",
@@ -88,11 +88,11 @@ def main(argv=None):
     generator = np.random.default_rng(args.seed)
     count = min(args.images, len(images))
     chosen = images[np.sort(generator.choice(len(images), count, replace=False))]
-    views = kc.augment.views(
-        chosen, args.views, kc.augment.get(name)(size), args.seed, 0
-    )
-    kc.pictures.save(kc.pictures.views(chosen, views.numpy()), out)
-    print(f"{out}: {count} images of {args.data}, {args.views} views of each by {name}")
+    recipe = kc.augment.get(name)(size)
+    number = args.views or max(6, recipe.num_views)
+    views = kc.augment.views(chosen, number, recipe, args.seed, 0)
+    kc.pictures.save(kc.pictures.views(chosen, views), out)
+    print(f"{out}: {count} images of {args.data}, {number} views of each by {name}")
     return 0
 
 

@@ -228,6 +228,17 @@ def test_adjust_of_five_channels_equals_definition(name):
     )
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_normalize_layer_takes_mean_and_deviation_of_each_channel(training):
+    images = random_images()
+    layer = augment.Normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
+    expected = (images - [0.1, 0.2, 0.3]) / [0.5, 1.0, 2.0]
+    np.testing.assert_allclose(layer(images, training=training), expected, atol=CLOSE)
+    restored = augment.Normalize.from_config(layer.get_config())
+    views = augment.views(images, 1, augment.Recipe([restored]), 0, 0)
+    np.testing.assert_allclose(views[:, 0], expected, atol=CLOSE)
+
+
 def test_functions_of_uint8_scale_by_255():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     np.testing.assert_allclose(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_contrastive import augment
-from keras_contrastive._random import make_key
+from keras_contrastive._random import fold, make_key
+from keras_contrastive.augment import _schedule
 
 
 def random_images(n=6, size=16, channels=3):
@@ -203,6 +207,190 @@ def test_config_of_a_function_that_is_not_registered_here_names_it():
         augment.Recipe.from_config(config)
 
 
+# A recipe for each view.
+
+
+def dark_and_bright(**numbers):
+    """View 0 halves the grey levels, the others leave them."""
+    return augment.Recipes(
+        [
+            augment.Recipe([lambda images: images / 2], num_views=1),
+            augment.Recipe([augment.RandomFlip(0.0)], **numbers),
+        ]
+    )
+
+
+def test_recipes_draw_each_view_by_its_own():
+    images = random_images()
+    views = augment.views(images, None, dark_and_bright(num_views=2), 0, 0).numpy()
+    assert views.shape == (6, 3, 16, 16, 3)
+    for view, share in enumerate([0.5, 1.0, 1.0]):
+        np.testing.assert_allclose(views[:, view], share * images / 255, atol=1e-6)
+
+
+def test_recipes_asked_for_more_views_begin_again():
+    images = random_images()
+    views = augment.views(images, 5, dark_and_bright(num_views=1), 0, 0).numpy()
+    for view, share in enumerate([0.5, 1.0, 0.5, 1.0, 0.5]):
+        np.testing.assert_allclose(views[:, view], share * images / 255, atol=1e-6)
+
+
+def test_recipes_on_images_with_views_take_each_view_by_its_recipe():
+    images = random_images(n=6).reshape(2, 3, 16, 16, 3)
+    views = augment.views(images, None, dark_and_bright(num_views=1), 0, 0).numpy()
+    for view, share in enumerate([0.5, 1.0, 0.5]):
+        np.testing.assert_allclose(
+            views[:, view], share * images[:, view] / 255, atol=1e-6
+        )
+
+
+def test_recipes_of_several_sizes_give_a_tuple_with_the_first_size_first():
+    recipe = augment.multi_crop(16, 8, 3)
+    assert recipe.num_views == 5
+    large, small = augment.views(random_images(n=4, size=20), None, recipe, 0, 0)
+    assert large.shape == (4, 2, 16, 16, 3) and small.shape == (4, 3, 8, 8, 3)
+    mapped = augment.map_dataset(
+        tf.data.Dataset.from_tensors((random_images(n=4, size=20), np.arange(4))),
+        recipe,
+    )
+    (large_bytes, small_bytes), ids = next(iter(mapped))
+    np.testing.assert_array_equal(ids, np.arange(4))
+    for floats, mapped_bytes in ((large, large_bytes), (small, small_bytes)):
+        assert mapped_bytes.dtype == tf.uint8
+        # A value that lies between two levels may be rounded either way.
+        np.testing.assert_allclose(mapped_bytes / 255, floats, atol=0.51 / 255)
+
+
+def test_recipes_from_config_draw_the_same():
+    recipe = augment.byol(16)
+    config = keras.saving.serialize_keras_object(recipe)
+    restored = keras.saving.deserialize_keras_object(config)
+    images = random_images()
+    np.testing.assert_array_equal(
+        augment.views(images, None, restored, 0, 1),
+        augment.views(images, None, recipe, 0, 1),
+    )
+
+
+def sequence(recipe):
+    """The operations by name, with their settings."""
+    return {type(op).__name__: op.get_config() for op in recipe.operations}
+
+
+def test_byol_has_the_settings_of_the_paper():
+    """Grill et al., Table 6."""
+    first, second = augment.byol(224).recipes
+    for recipe, blur, solarize in ((first, 1.0, None), (second, 0.1, 0.2)):
+        assert recipe.num_views == 1
+        ops = sequence(recipe)
+        assert ops["RandomResizedCrop"]["area"] == (0.08, 1.0)
+        assert ops["RandomResizedCrop"]["method"] == "bicubic"
+        jitter = ops["ColorJitter"]
+        names = ("brightness", "contrast", "saturation", "hue", "probability")
+        assert [jitter[name] for name in names] == [0.4, 0.4, 0.2, 0.1, 0.8]
+        assert ops["GaussianBlur"]["probability"] == blur
+        assert ops["GaussianBlur"]["kernel_size"] == 23
+        assert ops.get("RandomSolarize", {}).get("probability") == solarize
+
+
+@pytest.mark.parametrize(
+    ("style", "areas"),
+    [
+        ("swav", [(0.14, 1.0), (0.05, 0.14)]),
+        ("dino", [(0.4, 1.0), (0.4, 1.0), (0.05, 0.4)]),
+    ],
+)
+def test_multi_crop_has_the_areas_of_the_papers(style, areas):
+    recipes = augment.multi_crop(224, n_local=8, style=style).recipes
+    crops = [sequence(recipe)["RandomResizedCrop"] for recipe in recipes]
+    assert [crop["area"] for crop in crops] == areas
+    assert crops[-1]["size"] == (96, 96) and recipes[-1].num_views == 8
+
+
+# Independence: of images, of views, of recipes.
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["Recipe", "Recipes"])
+def test_draws_of_images_and_views_are_independent(several):
+    """Coins of two views, and of an image and the next, agree in half the cases."""
+    n = 4000
+    images = np.tile(np.array([0, 255], np.uint8).reshape(1, 1, 2, 1), (n, 1, 1, 1))
+    flip = augment.Recipe([augment.RandomFlip()], num_views=1)
+    recipe = augment.Recipes([flip, flip]) if several else flip
+    flipped = augment.views(images, 2, recipe, 3, 4).numpy()[:, :, 0, 0, 0] > 0.5
+    bound = 5 * 0.5 / np.sqrt(n)  # five standard errors
+    assert abs((flipped[:, 0] == flipped[:, 1]).mean() - 0.5) < bound
+    assert abs((flipped[1:, 0] == flipped[:-1, 0]).mean() - 0.5) < bound
+
+
+# How a recipe runs.
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco_v2", "digits"])
+def test_chunks_give_what_all_images_at_once_give(name, monkeypatch):
+    """Chunks of 4 of 18 views, the last overlapping; sorted by what they need, and put back."""
+    images = random_images(n=9, size=40)
+    monkeypatch.setattr(_schedule, "_chunk_size", lambda *_: None)
+    at_once = augment.views(images, 2, augment.get(name)(40), 0, 0).numpy()
+    monkeypatch.setattr(_schedule, "_chunk_size", lambda *_: 4)
+    chunked = augment.views(images, 2, augment.get(name)(40), 0, 0).numpy()
+    # Near the threshold of a comparison of channels a rounding decides which is the largest.
+    np.testing.assert_allclose(chunked, at_once, atol=1e-3)
+    assert np.abs(chunked - at_once).mean() < 1e-6
+
+
+def test_operation_of_ones_own_may_change_the_size():
+    class Halved(augment.Operation):
+        def draw(self, key, shape):
+            return {}
+
+        def transform(self, planar):
+            return planar[:, :, ::2, ::2]
+
+        def size_of(self, size):
+            return size[0] // 2, size[1] // 2
+
+    images = random_images()
+    recipe = augment.Recipe([Halved(), augment.RandomFlip(0.0)])
+    views = augment.views(images, 1, recipe, 0, 0).numpy()
+    np.testing.assert_allclose(views[:, 0], images[:, ::2, ::2] / 255, atol=1e-6)
+
+
+def test_flip_after_a_crop_is_the_flip_of_the_crop():
+    """Joined into the crop, it is still the flip drawn for the image."""
+    images = random_images(n=64)
+    crop, flip = augment.RandomResizedCrop(12), augment.RandomFlip()
+    key = make_key(1, 2)
+    both = augment.Recipe([crop, flip])(images, key)
+    cropped = augment.Recipe([crop])(images, key)
+    where = flip.draw(fold(key, 1), [64, 3, 12, 12])["where"]
+    np.testing.assert_allclose(both, augment.flip(cropped, where), atol=1e-6)
+
+
+def test_copy_ahead_changes_the_device_and_nothing_else():
+    """On a second logical CPU in place of a GPU."""
+    program = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from keras_contrastive import augment
+from keras_contrastive.augment import dataset as module
+images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+source = tf.data.Dataset.from_tensors((images, np.arange(4))).repeat(3)
+recipe = augment.Recipe([augment.RandomFlip()])
+here = list(augment.map_dataset(source, recipe))
+module._first_gpu = lambda: "CPU:1"
+there = list(augment.map_dataset(source, recipe))
+for (views, ids), (copied, copied_ids) in zip(here, there):
+    assert "CPU:1" in copied.device, copied.device
+    np.testing.assert_array_equal(views, copied)
+    np.testing.assert_array_equal(ids, copied_ids)
+assert len(here) == len(there) == 3
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+
 def test_simclr_blurs_large_images_only():
     def kinds(size):
         return [type(step).__name__ for step in augment.simclr(size).operations]
@@ -245,9 +433,8 @@ def test_moco_v2_has_the_settings_of_the_public_code():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_recipe_gives_views_of_its_size(name, channels):
     recipe = augment.get(name)(16)
-    views = augment.views(
-        random_images(n=3, channels=channels), 2, recipe, 0, 0
-    ).numpy()
+    views = augment.views(random_images(n=3, channels=channels), 2, recipe, 0, 0)
+    views = views.numpy()
     assert views.shape == (3, 2, 16, 16, channels)
     assert views.min() >= 0 and views.max() <= 1 and views.std() > 0.01
 
@@ -293,6 +480,25 @@ BAD = {
         lambda: augment.views(random_images(), 0, augment.Recipe([]), 0, 0),
         "`n` must be an integer >= 1",
     ),
+    "recipes": (
+        lambda: augment.Recipes([augment.RandomFlip()]),
+        "`recipes` must be a list of `augment.Recipe`s",
+    ),
+    "no recipes": (lambda: augment.Recipes([]), "at least one recipe"),
+    "style": (lambda: augment.multi_crop(16, style="dinno"), "Did you mean 'dino'"),
+    "n_local": (lambda: augment.multi_crop(16, 8, 0), "`n_local` must be an integer"),
+    "normalize first": (
+        lambda: augment.Recipe([augment.Normalize(), augment.RandomFlip()]),
+        "`Normalize` must be the last",
+    ),
+    "normalize as bytes": (
+        lambda: augment.map_dataset(
+            tf.data.Dataset.from_tensors(random_images()),
+            augment.Recipe([augment.Normalize()]),
+        ),
+        "`recipe` must not end in `Normalize`",
+    ),
+    "std": (lambda: augment.Normalize(std=0.0), "`std` must be > 0"),
     "other n": (
         lambda: augment.views(random_images()[None], 2, augment.Recipe([]), 0, 0),
         "`n` must be None or the number of views",

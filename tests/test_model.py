@@ -313,6 +313,43 @@ def test_predictor_is_trained_towards_targets_without_a_gradient(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_views_of_two_sizes_are_joined_along_the_view_axis_and_train():
+    model = kc.ContrastiveModel(
+        kc.encoders.small_resnet((None, None, 1)),
+        kc.losses.NTXentLoss(),
+        head=kc.heads.mlp(8),
+        target=CountedProjections(),
+        augment=kc.augment.multi_crop(16, 8, 3),
+    )
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
+    views = model.make_views(images(8, size=16), 0)
+    embeddings, targets = model.embed(views, training=False)
+    assert embeddings.shape == (8, 5, 8) and targets.shape == (8, 2, 8)
+    large, small = views
+    for number, view in ((1, large[:, 1]), (2, small[:, 0]), (4, small[:, 2])):
+        expected = model.head(model.encoder(view, training=False), training=False)
+        np.testing.assert_allclose(embeddings[:, number], expected, atol=1e-5)
+    data = kc.data.batches(kc.data.Part(images(32, size=16)), 16)
+    history = model.fit(data, epochs=2, verbose=0, shuffle=False).history
+    assert np.all(np.isfinite(history["loss"]))
+    mapped = kc.augment.map_dataset(data, model.augment)
+    in_pipeline = kc.ContrastiveModel(model.encoder, kc.losses.NTXentLoss())
+    in_pipeline.compile(optimizer=keras.optimizers.Adam(1e-3))
+    history = in_pipeline.fit(mapped, verbose=0, shuffle=False).history
+    assert np.all(np.isfinite(history["loss"]))
+
+
+def test_views_of_two_sizes_need_an_encoder_of_any_size():
+    model = small_model(augment=kc.augment.multi_crop(8, 4, 2))
+    with pytest.raises(ValueError, match="need an encoder of any size"):
+        model.fit(dataset(), verbose=0, shuffle=False)
+
+
+def test_recipe_that_normalizes_is_refused():
+    with pytest.raises(ValueError, match="`augment` must not end in `Normalize`"):
+        small_model(augment=[kc.augment.Normalize(0.5, 0.2)])
+
+
 def test_arrays_fit_like_a_dataset():
     history = small_model().fit(
         images(), np.arange(32), batch_size=16, epochs=2, verbose=0

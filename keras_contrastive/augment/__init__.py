@@ -25,6 +25,7 @@
 
 `views(images, n, recipe, seed, step)` draws a `Recipe`, a list of these, of Keras layers and of functions of a batch;
 `Recipes` is a recipe for each view.
+`map_dataset` draws in the pipeline, `copy_ahead` copies ready batches to a GPU.
 Images are `[n, height, width, channels]`, uint8 or floats in 0..1; results are float32 in 0..1.
 """
 
@@ -48,7 +49,7 @@ from keras_contrastive.augment.damage import (
     add_noise,
     cutout,
 )
-from keras_contrastive.augment.dataset import map_dataset
+from keras_contrastive.augment.dataset import copy_ahead, map_dataset
 from keras_contrastive.augment.geometry import (
     RandomAffine,
     RandomFlip,
@@ -93,6 +94,7 @@ __all__ = [
     "adjust_saturation",
     "affine",
     "byol",
+    "copy_ahead",
     "crop_and_resize",
     "cutout",
     "digits",

@@ -22,11 +22,10 @@ import tensorflow as tf
 
 from keras_contrastive.augment._images import from_planar, sizes, to_planar, unit_images
 
-CHUNK = 2**18  # float32 values of a chunk: 1 MiB, of which a few copies fit in a cache
-SMALL_IMAGE = (
-    2**13
-)  # values up to which the starts of kernels weigh more: such images pass in larger chunks
-SMALL_IMAGES_CHUNK = 2**20
+# float32 values of a chunk: 1 MiB, of which a few copies fit in a cache.
+CHUNK = 2**18
+# Of images of so few values the starts of kernels weigh more than the cache: they pass in larger chunks.
+SMALL_IMAGE, SMALL_IMAGES_CHUNK = 2**13, 2**20
 
 
 class Stage(NamedTuple):
@@ -72,8 +71,17 @@ def run_all(stages: list[Stage | Repeated], planar: tf.Tensor) -> tf.Tensor:
     return planar
 
 
+def in_chunks() -> bool:
+    """Whether the training step, wherever it runs here, wants chunks: on a machine without a GPU."""
+    return not tf.config.list_physical_devices("GPU")
+
+
 def run(
-    stages: list[Stage | Repeated], images: tf.Tensor, source: tf.Tensor
+    stages: list[Stage | Repeated],
+    images: tf.Tensor,
+    source: tf.Tensor,
+    *,
+    chunks: bool,
 ) -> tf.Tensor:
     """Every stage on the images that `source` names.
 
@@ -81,6 +89,7 @@ def run(
         stages: In order; n rows in each of their tensors.
         images: uint8 or float in 0..1, `[m, height, width, channels]`.
         source: int32 `[n]`, in 0..m - 1.
+        chunks: Whether in chunks, for a CPU. Where a size is not known, all images pass at once in any case.
 
     Returns:
         float32 in 0..1, `[n, height, width, channels]`, in this or another shape.
@@ -88,7 +97,7 @@ def run(
     n, (height, width, channels) = sizes(source)[0], sizes(images)[1:]
     resized = [stage.size for stage in _single(stages) if stage.size is not None]
     resolutions = [(height, width), *resized]
-    chunk = _chunk_size(n, channels, resolutions)
+    chunk = _chunk_size(n, channels, resolutions) if chunks else None
     if chunk is None:
         planar = to_planar(unit_images(tf.gather(images, source)))
         return from_planar(run_all(stages, planar))
@@ -129,10 +138,8 @@ def _single(stages) -> list[Stage]:
 
 def _chunk_size(n, channels, resolutions) -> int | None:
     """How many images pass together; None: all."""
-    if tf.config.list_physical_devices("GPU") or not isinstance(n, int):
-        return None
     pixels = [height * width for height, width in resolutions]
-    if not all(isinstance(number, int) for number in (channels, *pixels)):
+    if not all(isinstance(number, int) for number in (n, channels, *pixels)) or n == 0:
         return None
     values = channels * max(pixels)
     limit = SMALL_IMAGES_CHUNK if values <= SMALL_IMAGE else CHUNK

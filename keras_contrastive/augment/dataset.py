@@ -1,10 +1,14 @@
-"""Augmentation as the last stage of a `tf.data` pipeline, with the draws that the training step would make."""
+"""Augmentation as the last stage of a `tf.data` pipeline, with the draws that the training step would make.
+
+TensorFlow runs `Dataset.map` on the host, also where there is a GPU. So there the views are drawn on the host, and
+copied ahead to the GPU once, as uint8; to have them drawn on the GPU, give the recipe to the model instead.
+"""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from keras_contrastive.augment.recipe import Recipe, views
+from keras_contrastive.augment.recipe import Recipe, draw_views
 
 
 def map_dataset(
@@ -24,8 +28,17 @@ def map_dataset(
             validation: every batch has the fixed draws of `ContrastiveModel.test_step`.
 
     Returns:
-        Dataset of uint8 views `[batch, views, height, width, channels]` and what stood beside the images.
+        Dataset of uint8 views `[batch, views, height, width, channels]` (of `Recipes` of several sizes a tuple of
+        such) and what stood beside the images; on the first GPU, where there is one.
+
+    Raises:
+        ValueError: The recipe ends in `Normalize`, whose values uint8 does not hold.
     """
+    if recipe.normalizes:
+        raise ValueError(
+            "`recipe` must not end in `Normalize` here: views travel as uint8, which does not hold its values. Put "
+            "`keras.layers.Normalization(mean=..., variance=...)` into the encoder."
+        )
     with tf.device("CPU:0"):
         next_step = tf.Variable(
             -1 if step is None else step, dtype=tf.int64, trainable=False
@@ -39,12 +52,37 @@ def map_dataset(
 
     def augment(now, batch):
         images, *rest = batch
-        drawn = views(images, None, recipe, seed, now)
+        drawn = draw_views(images, None, recipe, seed, now, chunks=True)
         drawn = tf.nest.map_structure(_as_bytes, drawn)
         return (drawn, *rest) if rest else drawn
 
     # Numbered one after the other, drawn in parallel.
-    numbered = dataset.map(number)
-    return numbered.map(augment, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
-        tf.data.AUTOTUNE
-    )
+    drawn = dataset.map(number).map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+    return copy_ahead(drawn.prefetch(tf.data.AUTOTUNE))
+
+
+def copy_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Copy batches to the first GPU before the step that takes them; without a GPU, nothing.
+
+    The last stage of a pipeline: what follows it on the host would copy every batch back.
+
+    Args:
+        dataset: Any dataset; batches of uint8 are a quarter of what floats would be to copy.
+
+    Returns:
+        Dataset of the same elements.
+    """
+    gpu = _first_gpu()
+    if gpu is None:
+        return dataset
+    dataset = dataset.apply(tf.data.experimental.copy_to_device(gpu))
+    with tf.device(gpu):
+        return dataset.prefetch(2)
+
+
+def _first_gpu() -> str | None:
+    return "GPU:0" if tf.config.list_physical_devices("GPU") else None
+
+
+def _as_bytes(views):
+    return tf.saturate_cast(tf.round(views * 255), tf.uint8)

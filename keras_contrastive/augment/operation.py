@@ -49,6 +49,10 @@ class Operation(keras.layers.Layer):
 
     def transform(self, planar: tf.Tensor, *values, **parameters) -> tf.Tensor:
         """The deterministic part: float32 `[n, channels, height, width]` in 0..1 to the same, image by image."""
+        if type(self).stages is Operation.stages:
+            raise NotImplementedError(
+                f"`{type(self).__name__}` must implement `transform` (or `stages`)."
+            )
         return run_all(self.stages(sizes(planar), *values, **parameters), planar)
 
     def stages(self, shape: list, **parameters) -> list[Stage | Repeated]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_contrastive._checks import check_integer, check_rank, shape_text
 from keras_contrastive._random import fold, make_key
 from keras_contrastive.augment._images import sizes, unit_images
-from keras_contrastive.augment._schedule import run
+from keras_contrastive.augment._schedule import in_chunks, run
 from keras_contrastive.augment.color import Normalize
 from keras_contrastive.augment.operation import Operation
 
@@ -75,16 +75,16 @@ class Recipe:
         """
         images = tf.convert_to_tensor(images)
         check_rank(4, images=images)
-        return self._apply(images, tf.range(sizes(images)[0]), key)
+        return self._apply(images, tf.range(sizes(images)[0]), key, in_chunks())
 
-    def _apply(self, images, source, key):
-        """`__call__` on the images that `source` names, int32 `[n]`."""
+    def _apply(self, images, source, key, chunks: bool):
+        """`__call__` on the images that `source` names, int32 `[n]`; in chunks on a CPU."""
         for part in self._parts:
-            images = part(images, source, key)
+            images = part(images, source, key, chunks)
             source = tf.range(sizes(images)[0])
         return images
 
-    def _views(self, images, n: int, seed: tf.Tensor, step: tf.Tensor):
+    def _views(self, images, n: int, seed: tf.Tensor, step: tf.Tensor, chunks: bool):
         batch = sizes(images)[0]
         if images.shape.rank == 5:
             n = sizes(images)[1]
@@ -93,7 +93,7 @@ class Recipe:
         else:
             # All views in one pass: image i, view j is row i * n + j, with draws of its own.
             source = tf.repeat(tf.range(batch), n)
-        drawn = self._apply(images, source, make_key(seed, step))
+        drawn = self._apply(images, source, make_key(seed, step), chunks)
         return tf.reshape(drawn, [batch, n, *sizes(drawn)[1:]])
 
     @property
@@ -163,14 +163,14 @@ class Recipes(Recipe):
         """
         images = tf.convert_to_tensor(images)
         check_rank(4, images=images)
-        return self._of_all(images, self.num_views, key)
+        return self._of_all(images, self.num_views, key, in_chunks())
 
-    def _views(self, images, n: int, seed, step):
+    def _views(self, images, n: int, seed, step, chunks: bool):
         if images.shape.rank == 5 and images.shape[1] is not None:
             n = images.shape[1]
-        return self._of_all(images, n, make_key(seed, step))
+        return self._of_all(images, n, make_key(seed, step), chunks)
 
-    def _of_all(self, images, n: int, key):
+    def _of_all(self, images, n: int, key, chunks: bool):
         batch = sizes(images)[0]
         has_views = images.shape.rank == 5
         if has_views:
@@ -186,7 +186,8 @@ class Recipes(Recipe):
                 source = tf.reshape(tf.range(batch)[:, None] * n + own, [-1])
             else:
                 source = tf.repeat(tf.range(batch), len(own))
-            drawn = recipe._apply(images, tf.cast(source, tf.int32), fold(key, i))
+            source = tf.cast(source, tf.int32)
+            drawn = recipe._apply(images, source, fold(key, i), chunks)
             drawn = tf.reshape(drawn, [batch, len(own), *sizes(drawn)[1:]])
             numbers, tensors = found.setdefault(tuple(drawn.shape[2:4]), ([], []))
             numbers.extend(own)
@@ -221,8 +222,8 @@ def views(
 ) -> tf.Tensor | tuple[tf.Tensor, ...]:
     """Draw a recipe n times for each image.
 
-    All of it is one function, compiled by XLA when every operation is this package's; it can be called in a training
-    step, in `Dataset.map` or eagerly, and gives the same for a `seed` and a `step` (pixels to rounding).
+    One function, in which this package's operations are compiled by XLA; it can be called in a training step, in
+    `Dataset.map` or eagerly, and gives the same for a `seed` and a `step` (pixels to rounding).
 
     Args:
         images: uint8 or float in 0..1. `[batch, height, width, channels]`, or `[batch, views, height, width,
@@ -238,6 +239,11 @@ def views(
     Raises:
         ValueError: `images` have another rank or dtype, or another number of views than n; `recipe` is not a `Recipe`.
     """
+    return draw_views(images, n, recipe, seed, step, chunks=in_chunks())
+
+
+def draw_views(images, n: int | None, recipe: Recipe, seed, step, *, chunks: bool):
+    """`views`; in chunks, as a CPU wants them, or all at once."""
     images = tf.convert_to_tensor(images)
     if not isinstance(recipe, Recipe):
         raise ValueError(
@@ -256,9 +262,8 @@ def views(
         )
     n = recipe.num_views if n is None else n
     check_integer(1, n=n)
-    return recipe._draw_views(
-        images, n, tf.cast(seed, tf.int64), tf.cast(step, tf.int64)
-    )
+    seed, step = tf.cast(seed, tf.int64), tf.cast(step, tf.int64)
+    return recipe._draw_views(images, n, seed, step, chunks)
 
 
 class _Ours:
@@ -268,7 +273,7 @@ class _Ours:
         self.operations = operations  # by their place in the recipe
         self.program = tf.function(self._run, jit_compile=True, autograph=False)
 
-    def __call__(self, images, source, key):
+    def __call__(self, images, source, key, chunks: bool):
         n, (height, width, channels) = sizes(source)[0], sizes(images)[1:]
         shape, drawn = [n, channels, height, width], {}
         # Drawn out here: the generator is long to compile, and a plain operation draws the same.
@@ -277,17 +282,17 @@ class _Ours:
             shape = [*shape[:2], *operation.size_of(shape[2:])]
         # Shaped out here too, where it costs nothing: XLA may copy a result to give it another shape.
         return tf.reshape(
-            self.program(images, source, drawn), [n, *shape[2:], channels]
+            self.program(images, source, drawn, chunks), [n, *shape[2:], channels]
         )
 
-    def _run(self, images, source, drawn):
+    def _run(self, images, source, drawn, chunks: bool):
         height, width, channels = sizes(images)[1:]
         shape = [sizes(source)[0], channels, height, width]
         stages = []
         for place, operation in self.operations.items():
             stages = operation.follow(stages, shape, **drawn[place])
             shape = [*shape[:2], *operation.size_of(shape[2:])]
-        return run(stages, images, source)
+        return run(stages, images, source, chunks=chunks)
 
 
 class _Foreign:
@@ -296,7 +301,7 @@ class _Foreign:
     def __init__(self, operation):
         self.operation = operation
 
-    def __call__(self, images, source, key):
+    def __call__(self, images, source, key, chunks: bool):
         images = unit_images(tf.gather(images, source))
         result = unit_images(_call_foreign(self.operation, images))
         return tf.clip_by_value(result, 0.0, 1.0)

@@ -15,20 +15,18 @@ Examples:
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]
 
+import _workers  # noqa: E402
+
 DIM = 128
 CLASSES = 10  # of the labelled rows
-PEERS = ROOT / ".venv-benchmarks" / "bin" / "python"
 PICTURE = ROOT / "docs" / "losses.png"
 
 # For each loss: the sizes, in pairs (two rows each), and up to which size each library is asked.
@@ -235,23 +233,10 @@ def machine_rates() -> dict:
     for name, program in programs.items():
         compiled = tf.function(program, jit_compile=True, autograph=False)
         found[name] = statistics.median(
-            seconds_of(lambda c=compiled: c()[0, 0].numpy(), 1.0)
+            _workers.seconds_of(lambda c=compiled: c()[0, 0].numpy(), 1.0)
         )
     empty = found.pop("empty")
     return {name: seconds - empty for name, seconds in found.items()}
-
-
-def seconds_of(run, at_least: float, *, calls: int = 3) -> list[float]:
-    """Times of single calls, as many as fill this many seconds, after two that warm up; a long call warms up once."""
-    run()
-    if calls > 1:
-        run()
-    seconds = []
-    while len(seconds) < calls or sum(seconds) < at_least:
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def status(field: str) -> int:
@@ -275,11 +260,7 @@ def work(library: str, loss: str, pairs: int, what: str, threads: int) -> dict:
     import numpy as np
 
     if library in OWN_LIBRARIES or library == "machine":
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        _workers.limit_tensorflow(threads)
     else:
         import torch
 
@@ -294,7 +275,7 @@ def work(library: str, loss: str, pairs: int, what: str, threads: int) -> dict:
         np.sqrt(sum(np.sum(np.square(g(), dtype=np.float64)) for g in gradients))
     )
     large = pairs >= LARGE
-    seconds = seconds_of(run, 0.0 if large else 1.5, calls=1 if large else 3)
+    seconds = _workers.seconds_of(run, 0.0 if large else 1.5, calls=1 if large else 3)
     return {
         "value": value,
         "gradient_norm": norm,
@@ -308,21 +289,15 @@ def work(library: str, loss: str, pairs: int, what: str, threads: int) -> dict:
 
 def ask(library: str, loss: str, pairs: int, what: str, threads: int) -> dict:
     """A measurement in a fresh process."""
-    python = sys.executable if library in (*OWN_LIBRARIES, "machine") else str(PEERS)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {}
     if what == "memory":
         # Large blocks go back to the system when they are freed: what is resident is what is in use.
         environment["MALLOC_MMAP_THRESHOLD_"] = environment[
             "MALLOC_TRIM_THRESHOLD_"
         ] = "65536"
-    worker = ["--worker", library, loss, str(pairs), what, "--threads", str(threads)]
-    done = subprocess.run(
-        [python, __file__, *worker], env=environment, capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        return {"failed": last}
-    return json.loads(done.stdout.splitlines()[-1])
+    peer = library not in (*OWN_LIBRARIES, "machine")
+    worker = [library, loss, pairs, what]
+    return _workers.ask(__file__, worker, threads=threads, peer=peer, **environment)
 
 
 def measure(args) -> None:
@@ -339,7 +314,7 @@ def measure(args) -> None:
             libraries = [
                 name
                 for name, most in case["libraries"].items()
-                if pairs <= most and (name in OWN_LIBRARIES or PEERS.exists())
+                if pairs <= most and (name in OWN_LIBRARIES or _workers.PEERS.exists())
             ]
             rounds = args.rounds if pairs < LARGE else 1
             turns = [("time", i, name) for i in range(rounds) for name in libraries]
@@ -356,20 +331,11 @@ def measure(args) -> None:
 def _write(args, results: dict) -> None:
     import _results
 
-    record = {"peers": peer_versions(), "threads": args.threads, "results": results}
-    _results.write("losses", record, command="python scripts/benchmarks/losses.py")
-
-
-def peer_versions() -> dict:
-    """Versions of the other libraries, by name; none without their environment."""
-    if not PEERS.exists():
-        return {}
-    names = ("torch", "lightly", "pytorch-metric-learning", "open_clip_torch")
-    program = (
-        f"from importlib.metadata import version as v; print(*[v(n) for n in {names}])"
+    peers = _workers.peer_versions(
+        "torch", "lightly", "pytorch-metric-learning", "open_clip_torch"
     )
-    found = subprocess.run([PEERS, "-c", program], capture_output=True, text=True)
-    return dict(zip(names, found.stdout.split()))
+    record = {"peers": peers, "threads": args.threads, "results": results}
+    _results.write("losses", record, command="python scripts/benchmarks/losses.py")
 
 
 def summary(results: dict) -> list[dict]:
@@ -458,7 +424,7 @@ def main(argv=None):
         return 0
     import _results
 
-    if not PEERS.exists() and not args.plot:
+    if not _workers.PEERS.exists() and not args.plot:
         print(
             "No .venv-benchmarks: measuring ours alone. `make venv-benchmarks` brings the others.",
             file=sys.stderr,

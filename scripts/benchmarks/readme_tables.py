@@ -123,6 +123,61 @@ def losses() -> str:
     )
 
 
+def augment() -> str:
+    """Views per second of the SimCLR recipe, by size and library."""
+    import augment as benchmark
+
+    record = _results.read("augment")
+    names = {
+        "ours": "**keras_contrastive**",
+        "tf_image": "`tf.image`, per image in `Dataset.map`",
+        "kornia": "kornia, batched",
+        "keras": "Keras' layers",
+        "lightly": "lightly's transform",
+        "torchvision": "torchvision v2",
+    }
+    rows = benchmark.summary(record["results"])
+    plain = [row for row in rows if not row["kind"].endswith("_huge")]
+    heads = [
+        f"{row['size']} px" + (", blur" if row["kind"] == "blur" else "")
+        for row in plain
+    ]
+    lines = [f"| views per second | {' | '.join(heads)} |", "|---" * 7 + "|"]
+    for name, title in names.items():
+        cells = [f"{row['speeds'].get(name, 0):,.0f}" for row in plain]
+        if name == "ours":
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    ratios = [
+        f"{row['speeds']['ours'] / benchmark.best_peer(row['speeds'])[0]:.1f}"
+        for row in plain
+    ]
+    lines.append(f"| ours, in times of the best other | {' | '.join(ratios)} |")
+    versions = ", ".join(f"{name} {v}" for name, v in record["peers"].items())
+    huge = {row["kind"]: row for row in rows if row["kind"].endswith("_huge")}
+    largest = next(row for row in plain if row["size"] == benchmark.HUGE_PAGES_SIZE)
+    waits = largest["speeds"]["ours"] / largest["floor"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"`{record['command']}`: batches of {benchmark.BATCH} views, {record['threads']} threads (or processes, for "
+            "torchvision and lightly), each measurement in a process of its own, libraries in turns, medians. "
+            f"{_machine(record)} {versions}.",
+            "",
+            f"At {largest['size']} pixels a batch of float views is 147 MiB, and writing it once, into memory fresh from "
+            f"the system, takes {waits:.0%} of our time. With memory in huge pages (`{_setting(benchmark.HUGE_PAGES)}` before "
+            f"the command) it is {huge['plain_huge']['speeds']['ours']:,.0f} views per second, "
+            f"{huge['blur_huge']['speeds']['ours']:,.0f} with blur, beside "
+            f"{huge['plain_huge']['speeds']['tf_image']:,.0f} and {huge['blur_huge']['speeds']['tf_image']:,.0f} of `tf.image`.",
+        ]
+    )
+
+
+def _setting(environment: dict) -> str:
+    return " ".join(f"{name}={value}" for name, value in environment.items())
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
 
@@ -132,6 +187,7 @@ TABLES = {
     "real_images": real_images,
     "input_share": input_share,
     "losses": losses,
+    "augment": augment,
 }
 
 
