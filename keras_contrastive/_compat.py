@@ -42,6 +42,11 @@ def optimizer_variables(optimizer) -> list:
     return list(variables() if callable(variables) else variables)
 
 
+def has_gpu() -> bool:
+    """Whether TensorFlow may use a GPU here: one is present and not hidden."""
+    return bool(tf.config.get_visible_devices("GPU"))
+
+
 def path_of(variable) -> str:
     """A variable's readable name: Keras 3 has `path`, Keras 2.15 a `name` with an output number."""
     return getattr(variable, "path", variable.name.split(":")[0])

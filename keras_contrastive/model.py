@@ -183,6 +183,11 @@ class ContrastiveModel(keras.Model):
             for views in _of_sizes(images):
                 self._check_views(views)
             return images
+        if isinstance(images, tuple):
+            raise ValueError(
+                "Images must be one tensor where the model makes the views. Received: "
+                f"{len(images)} of them. For views of several sizes that are made already give `augment=None`."
+            )
         if images.dtype != tf.uint8:
             raise ValueError(
                 "`images` must be uint8, 0..255, where the model makes the views. Received: images.dtype="

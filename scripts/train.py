@@ -79,9 +79,9 @@ def parse_args(argv=None):
         "--augment",
         metavar="NAME",
         help="how views are made: simclr (crop, flip, colour), simclr_small (the same, weaker), moco_v2 (between "
-        "the two), byol (the two views differ), weak (crop, flip), digits (rotation, scale, shear, shift), or auto: digits for handwritten "
-        "digits, simclr_small up to 32 pixels, else simclr; show_views.py draws them. Not multi_crop, whose views "
-        "have two sizes (default: auto)",
+        "the two), byol (the two views differ), weak (crop, flip), digits (rotation, scale, shear, shift), or auto: "
+        "digits for handwritten digits, simclr_small up to 32 pixels, else simclr; show_views.py draws them. Not "
+        "multi_crop, whose views have two sizes (default: auto)",
     )
     what.add_argument(
         "--image-size",

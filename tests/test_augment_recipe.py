@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_contrastive import augment
 from keras_contrastive._random import fold, make_key
 from keras_contrastive.augment import _schedule
+from tests.oracles import augment as oracle
 
 
 def random_images(n=6, size=16, channels=3):
@@ -326,6 +327,44 @@ def test_draws_of_images_and_views_are_independent(several):
 # How a recipe runs.
 
 
+def test_batches_of_known_size_pass_in_chunks(monkeypatch):
+    """The decision, from a batch of a dataset with `drop_remainder` through to the program."""
+    chunks, decide = [], _schedule._chunk_size
+    monkeypatch.setattr(
+        _schedule, "_chunk_size", lambda *sizes: chunks.append(decide(*sizes))
+    )
+    dataset = tf.data.Dataset.from_tensor_slices(random_images(n=8, size=64))
+    for drop, expected in ((True, 16), (False, None)):
+        batches = dataset.batch(8, drop_remainder=drop)
+        recipe = augment.Recipe([augment.RandomResizedCrop(72)])
+        next(iter(augment.map_dataset(batches, recipe)))
+        assert chunks.pop() == expected
+        chunks.clear()
+
+
+def test_sizes_unknown_while_tracing_give_the_same():
+    images = random_images()
+    recipe = augment.Recipe(
+        [augment.RandomResizedCrop(12), augment.RandomFlip(), augment.ColorJitter(0.4)]
+    )
+    unknown = tf.function(
+        lambda images: augment.views(images, 2, recipe, 0, 0),
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)],
+    )
+    expected = augment.views(images, 2, recipe, 0, 0)
+    np.testing.assert_allclose(unknown(images), expected, atol=1e-5)
+
+
+def test_large_images_shrink_by_products_as_by_taps():
+    """40 times smaller: more taps than are written out one by one."""
+    images = random_images(n=2, size=160)
+    shrunk = augment.crop_and_resize(images, [[0, 0, 160, 160]] * 2, 4)
+    expected = [
+        oracle.crop_and_resize(i / 255, (0, 0, 160, 160), (4, 4)) for i in images
+    ]
+    np.testing.assert_allclose(shrunk, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["simclr", "moco_v2", "digits"])
 def test_chunks_give_what_all_images_at_once_give(name, monkeypatch):
     """Chunks of 4 of 18 views, the last overlapping; sorted by what they need, and put back."""
@@ -479,6 +518,30 @@ BAD = {
     "n": (
         lambda: augment.views(random_images(), 0, augment.Recipe([]), 0, 0),
         "`n` must be an integer >= 1",
+    ),
+    "dtype": (
+        lambda: augment.views(
+            random_images().astype(np.int32), 2, augment.weak(8), 0, 0
+        ),
+        "`images` must be uint8",
+    ),
+    "dtype of a recipe": (
+        lambda: augment.weak(8)(random_images().astype(np.int32), make_key(0, 0)),
+        "`images` must be uint8",
+    ),
+    "recipe in a recipe": (
+        lambda: augment.Recipe([augment.weak(8)]),
+        "must not hold recipes",
+    ),
+    "mapped list": (
+        lambda: augment.map_dataset(
+            tf.data.Dataset.from_tensors(random_images()), [augment.RandomFlip()]
+        ),
+        "`recipe` must be an",
+    ),
+    "normalize of one channel": (
+        lambda: augment.normalize(random_images(channels=1), (0, 0, 0), 1.0),
+        "one for each channel",
     ),
     "recipes": (
         lambda: augment.Recipes([augment.RandomFlip()]),

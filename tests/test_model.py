@@ -337,6 +337,10 @@ def test_views_of_two_sizes_are_joined_along_the_view_axis_and_train():
     in_pipeline.compile(optimizer=keras.optimizers.Adam(1e-3))
     history = in_pipeline.fit(mapped, verbose=0, shuffle=False).history
     assert np.all(np.isfinite(history["loss"]))
+    alone = tf.data.Dataset.from_tensors(images(8, size=16))
+    alone = kc.augment.map_dataset(alone, model.augment)  # without ids
+    history = in_pipeline.fit(alone, verbose=0, shuffle=False).history
+    assert np.all(np.isfinite(history["loss"]))
 
 
 def test_views_of_two_sizes_need_an_encoder_of_any_size():

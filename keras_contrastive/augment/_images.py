@@ -1,7 +1,7 @@
 """Layouts and ranges: images as users hold them, and the planar form that operations work on.
 
-Planar is float32 `[n, channels, height, width]`: a channel is one run of memory, so that crops are plain
-matrix products and colour arithmetic runs along whole rows.
+Planar is float32 `[n, channels, height, width]`: a channel is one run of memory, so that rows are taken whole and
+colour arithmetic runs along them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,27 @@ def unit_images(images, *, rank: int | None = 4) -> tf.Tensor:
     Raises:
         ValueError: The rank is known and not `rank` (None: any), or the dtype is neither uint8 nor floating.
     """
-    images = tf.convert_to_tensor(images)
+    images = checked_images(images)
     if rank is not None:
         check_rank(rank, images=images)
     if images.dtype == tf.uint8:
         return tf.cast(images, tf.float32) * (1 / 255)
-    if not images.dtype.is_floating:
+    return tf.cast(images, tf.float32)
+
+
+def checked_images(images) -> tf.Tensor:
+    """A tensor of the images.
+
+    Raises:
+        ValueError: They are neither uint8 nor floating.
+    """
+    images = tf.convert_to_tensor(images)
+    if images.dtype != tf.uint8 and not images.dtype.is_floating:
         raise ValueError(
             "`images` must be uint8 in 0..255 or floats in 0..1. "
             f"Received: images.dtype={images.dtype.name}, images.shape={shape_text(images.shape)}."
         )
-    return tf.cast(images, tf.float32)
+    return images
 
 
 def to_planar(images: tf.Tensor) -> tf.Tensor:
@@ -62,8 +72,7 @@ def sizes(tensor: tf.Tensor) -> list:
 def resample(planar: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     """Each new row a weighted sum of the old ones, then each new column.
 
-    Two batched products: under XLA faster than gathers or shifted sums, with any weights, and XLA does not compute
-    what comes before them again for every reader.
+    Two batched products, for sizes that are not known while tracing, so that the number of taps is not either.
 
     Args:
         planar: `[n, channels, height, width]`.

@@ -5,12 +5,13 @@ image does not take part: one stream of kernels, nothing asked of the host. On a
 whole batch from memory for every stage, and do for all images what some do not need. There
 
 - the images are put in an order in which those that need the same stages stand together,
-- they pass in chunks of about a megabyte, every stage of a chunk before the next chunk,
+- they pass in chunks of a megabyte (of small images, four), every stage of a chunk before the next chunk,
 - a stage that no image of the chunk needs is skipped,
 - and each image is written to its own place of the result.
 
 Both give the same pixels, to rounding. XLA would also fuse a stage into every reader of its result and compute it
-again for each; a loop of none or one passes, which it cannot look into, both skips a stage and keeps it apart.
+again for each; a loop of none or one passes, which it cannot look into, both skips a stage and keeps it apart. (A
+conditional does where the size changes. Where it does not, XLA makes both branches and selects.)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_contrastive._compat import has_gpu
 from keras_contrastive.augment._images import from_planar, sizes, to_planar, unit_images
 
 # float32 values of a chunk: 1 MiB, of which a few copies fit in a cache.
@@ -45,7 +47,7 @@ class Stage(NamedTuple):
 
 
 class Repeated(NamedTuple):
-    """Stages that are taken in turns: their tensors and `needed` are `[n, times, ...]`."""
+    """Stages that are taken in turns: their tensors and `needed`, which all have, are `[n, times, ...]`."""
 
     stages: list[Stage]
     times: int
@@ -55,7 +57,7 @@ class Repeated(NamedTuple):
 
         def own(stage):
             tensors = tuple(tensor[:, number] for tensor in stage.tensors)
-            return stage._replace(tensors=tensors, needed=stage.needed[:, number])
+            return stage._replace(tensors=tensors, needed=stage.needed[..., number])
 
         return [own(stage) for stage in self.stages]
 
@@ -73,7 +75,7 @@ def run_all(stages: list[Stage | Repeated], planar: tf.Tensor) -> tf.Tensor:
 
 def in_chunks() -> bool:
     """Whether the training step, wherever it runs here, wants chunks: on a machine without a GPU."""
-    return not tf.config.list_physical_devices("GPU")
+    return not has_gpu()
 
 
 def run(
@@ -92,11 +94,14 @@ def run(
         chunks: Whether in chunks, for a CPU. Where a size is not known, all images pass at once in any case.
 
     Returns:
-        float32 in 0..1, `[n, height, width, channels]`, in this or another shape.
+        float32 `[n, height, width, channels]`, in this or another shape.
     """
     n, (height, width, channels) = sizes(source)[0], sizes(images)[1:]
-    resized = [stage.size for stage in _single(stages) if stage.size is not None]
-    resolutions = [(height, width), *resized]
+    singles = _single(stages)
+    resized = [stage.size for stage in singles if stage.size is not None]
+    # Of the source no planar floats are made where the first stage takes images as they are.
+    from_source = bool(singles) and singles[0].of_images is not None
+    resolutions = resized if from_source else [(height, width), *resized]
     chunk = _chunk_size(n, channels, resolutions) if chunks else None
     if chunk is None:
         planar = to_planar(unit_images(tf.gather(images, source)))
@@ -112,7 +117,7 @@ def run(
         own = [_of_chunk(stage, i) for stage in stages]
         taken = tf.gather(images, tf.gather(source, rows[i]))
         if own and isinstance(own[0], Stage) and own[0].of_images is not None:
-            planar = _resized(own[0], taken, own[0].of_images)
+            planar = _resized(own[0], taken, own[0].of_images, channels)
             own = own[1:]
         else:
             planar = to_planar(unit_images(taken))
@@ -141,7 +146,7 @@ def _chunk_size(n, channels, resolutions) -> int | None:
     pixels = [height * width for height, width in resolutions]
     if not all(isinstance(number, int) for number in (n, channels, *pixels)) or n == 0:
         return None
-    values = channels * max(pixels)
+    values = max(1, channels * max(pixels))
     limit = SMALL_IMAGES_CHUNK if values <= SMALL_IMAGE else CHUNK
     return min(n, max(1, limit // values))
 
@@ -187,7 +192,7 @@ def _one(stage, planar):
     if stage.needed is None:
         return stage.function(planar, *stage.tensors)
     if stage.size is not None:
-        return _resized(stage, planar, stage.function)
+        return _resized(stage, planar, stage.function, sizes(planar)[1])
     return tf.while_loop(
         lambda done, _: done < stage.needed,
         lambda done, planar: (done + 1, stage.function(planar, *stage.tensors)),
@@ -197,10 +202,8 @@ def _one(stage, planar):
 
 def _in_turns(repeated, planar):
     def one_turn(number, planar):
-        for stage in repeated.stages:
-            tensors = tuple(tensor[:, number] for tensor in stage.tensors)
-            own = stage._replace(tensors=tensors, needed=stage.needed[number])
-            planar = _one(own, planar)
+        for stage in repeated.turn(number):
+            planar = _one(stage, planar)
         return number + 1, planar
 
     return tf.while_loop(
@@ -208,11 +211,8 @@ def _in_turns(repeated, planar):
     )[1]
 
 
-def _resized(stage, images, function):
-    n, channels = (
-        sizes(images)[0],
-        sizes(images)[1 if function is stage.function else 3],
-    )
+def _resized(stage, images, function, channels: int):
+    n = sizes(images)[0]
     return tf.cond(
         stage.needed > 0,
         lambda: function(images, *stage.tensors),

@@ -139,12 +139,19 @@ def normalize(images, mean, std) -> tf.Tensor:
         float32 of the shape of `images`, no longer in 0..1.
 
     Raises:
-        ValueError: `images` are not rank 4, or neither uint8 nor floating.
+        ValueError: `images` are not rank 4, or neither uint8 nor floating; or `mean` or `std` are for another number
+            of channels.
     """
     return on_planar(_normalize, images, mean, std)
 
 
 def _normalize(planar, mean, std):
+    for each in (mean, std):
+        if np.size(each) not in (1, planar.shape[1]):
+            raise ValueError(
+                "`mean` and `std` must be one number, or one for each channel. "
+                f"Received: {np.size(each)} for images of {planar.shape[1]} channels."
+            )
     mean, std = (
         tf.reshape(tf.cast(each, tf.float32), [1, -1, 1, 1]) for each in (mean, std)
     )
@@ -158,9 +165,9 @@ def _solarize(planar, threshold, where):
 
 def _has_color(shape) -> bool:
     """Of `[n, channels, height, width]`: True for three channels, False for one; colour knows no others."""
-    channels = shape[1]
+    known = [None if tf.is_tensor(size) else size for size in shape]
+    channels = known[1]
     if channels not in (1, 3):
-        known = [None if tf.is_tensor(size) else size for size in shape]
         shape = shape_text([known[axis] for axis in (0, 2, 3, 1)])
         raise ValueError(
             f"`images` must have 1 or 3 channels to change their colour. Received: images.shape={shape}."

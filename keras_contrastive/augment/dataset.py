@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from keras_contrastive.augment.recipe import Recipe, draw_views
+from keras_contrastive._compat import has_gpu
+from keras_contrastive.augment.recipe import Recipe, check_recipe, draw_views
 
 
 def map_dataset(
@@ -29,11 +30,13 @@ def map_dataset(
 
     Returns:
         Dataset of uint8 views `[batch, views, height, width, channels]` (of `Recipes` of several sizes a tuple of
-        such) and what stood beside the images; on the first GPU, where there is one.
+        such, which stands in a tuple of its own) and what stood beside the images; on the first GPU, where there is
+        one.
 
     Raises:
-        ValueError: The recipe ends in `Normalize`, whose values uint8 does not hold.
+        ValueError: `recipe` is not a `Recipe`; or it ends in `Normalize`, whose values uint8 does not hold.
     """
+    check_recipe(recipe)
     if recipe.normalizes:
         raise ValueError(
             "`recipe` must not end in `Normalize` here: views travel as uint8, which does not hold its values. Put "
@@ -54,7 +57,8 @@ def map_dataset(
         images, *rest = batch
         drawn = draw_views(images, None, recipe, seed, now, chunks=True)
         drawn = tf.nest.map_structure(_as_bytes, drawn)
-        return (drawn, *rest) if rest else drawn
+        # A tuple of sizes alone would be taken for images and ids.
+        return (drawn, *rest) if rest or isinstance(drawn, tuple) else drawn
 
     # Numbered one after the other, drawn in parallel.
     drawn = dataset.map(number).map(augment, num_parallel_calls=tf.data.AUTOTUNE)
@@ -67,7 +71,7 @@ def copy_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
     The last stage of a pipeline: what follows it on the host would copy every batch back.
 
     Args:
-        dataset: Any dataset; batches of uint8 are a quarter of what floats would be to copy.
+        dataset: Dataset of numbers; batches of uint8 are a quarter of what floats would be to copy.
 
     Returns:
         Dataset of the same elements.
@@ -81,7 +85,7 @@ def copy_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _first_gpu() -> str | None:
-    return "GPU:0" if tf.config.list_physical_devices("GPU") else None
+    return "GPU:0" if has_gpu() else None
 
 
 def _as_bytes(views):

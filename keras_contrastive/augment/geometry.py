@@ -48,6 +48,8 @@ def _flip(planar, where):
     return tf.where(where, tf.reverse(planar, [3]), planar)
 
 
+_MOST_TAPS = 32  # of a resize; more are done by whole products, which compile at once
+
 METHODS = ("bilinear", "bicubic")
 
 
@@ -89,9 +91,11 @@ def _resize_stages(shape, boxes, size, method) -> list[Stage]:
     """Columns first: picked from bytes, which is where single values are least slow to pick."""
     height, width = shape[2:]
     top, left, box_height, box_width = tf.unstack(tf.cast(boxes, tf.float32), axis=1)
+    # Always true for a box that holds something; XLA does not know, so that it keeps the stages apart.
     some = box_height > 0
     kernel, radius = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}[method]
-    if not (isinstance(height, int) and isinstance(width, int)):
+    known = isinstance(height, int) and isinstance(width, int)
+    if not known or 2 * radius * max(height / size[0], width / size[1]) > _MOST_TAPS:
         rows = _dense_weights(kernel, top, box_height, height, size[0])
         columns = _dense_weights(kernel, left, box_width, width, size[1])
         return [Stage(_clipped_resample, (rows, columns), some, size=size)]
@@ -359,7 +363,8 @@ class RandomResizedCrop(Operation):
         self.area, self.aspect, self.method = tuple(area), tuple(aspect), method
 
     def draw(self, key, shape):
-        n, _, height, width = shape
+        n, _, *size = shape
+        height, width = (tf.cast(side, tf.int64) for side in size)
         *tries, down, right = units(key, n, 2 * _TRIES + 2)
         box_height, box_width = self._sizes(tf.stack(tries), height, width)
         top = below(down, height - box_height + 1)

@@ -16,11 +16,11 @@ from keras_contrastive.augment._schedule import Repeated, Stage, run_all
 class Operation(keras.layers.Layer):
     """Base class of the augmentations: `draw` parameters for each image, `transform` the images with them.
 
-    An operation is used in one of two ways. In a `Recipe`, `apply(images, key)` is called: a pure function, whose
-    result depends on its arguments alone. In a model of your own it is a Keras layer: the identity unless
+    An operation is used in one of two ways. In a `Recipe` it is a pure function, `apply(images, key)`, whose result
+    depends on its arguments alone. In a model of your own it is a Keras layer: the identity unless
     training, and then it draws from `(seed, step)`, where `step` is a weight that counts its calls.
 
-    A new operation implements `draw` and `transform` in operations that XLA compiles, takes everything random
+    A new operation implements `draw` and `transform` (and `size_of`, if it changes height or width) in operations that XLA compiles, takes everything random
     from `key`, and returns its arguments in `get_config`. (Those of this package give `stages` instead of
     `transform`: parts that a recipe can skip for images that do not need them.)
 
@@ -62,8 +62,8 @@ class Operation(keras.layers.Layer):
         def transform(planar, *values):
             return self.transform(planar, **dict(zip(names, values)))
 
-        size = tuple(self.size_of(shape[2:]))
-        size = None if size == tuple(shape[2:]) else size
+        changes = type(self).size_of is not Operation.size_of
+        size = tuple(self.size_of(tuple(shape[2:]))) if changes else None
         return [Stage(transform, tuple(parameters.values()), size=size)]
 
     def follow(

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_integer, check_rank, shape_text
 from keras_contrastive._random import fold, make_key
-from keras_contrastive.augment._images import sizes, unit_images
+from keras_contrastive.augment._images import checked_images, sizes, unit_images
 from keras_contrastive.augment._schedule import in_chunks, run
 from keras_contrastive.augment.color import Normalize
 from keras_contrastive.augment.operation import Operation
@@ -48,14 +48,16 @@ class Recipe:
                     "`operations` must be augmentations, Keras layers or functions of a batch of images. "
                     f"Received: {operation!r}."
                 )
-            if (
-                isinstance(operation, Normalize)
-                and operation is not self.operations[-1]
-            ):
+            if isinstance(operation, Recipe):
                 raise ValueError(
-                    "`Normalize` must be the last of `operations`: the others take images in 0..1. "
-                    f"Received: operations={[type(each).__name__ for each in self.operations]}."
+                    "`operations` must not hold recipes: join their lists, or take `augment.Recipes`, a recipe for "
+                    f"each view. Received: {operation!r}."
                 )
+        if any(isinstance(operation, Normalize) for operation in self.operations[:-1]):
+            raise ValueError(
+                "`Normalize` must be the last of `operations`: the others take images in 0..1. "
+                f"Received: operations={[type(each).__name__ for each in self.operations]}."
+            )
         self._parts = _in_parts(self.operations)
         # One function for the life of the recipe: a new one would be traced and compiled again.
         self._draw_views = tf.function(self._views)
@@ -68,12 +70,12 @@ class Recipe:
             key: int64 `[2]`: the same key gives the same result.
 
         Returns:
-            float32 in 0..1, `[n, height, width, channels]`.
+            float32 in 0..1 (unless normalised), `[n, height, width, channels]`.
 
         Raises:
             ValueError: `images` are not rank 4, or neither uint8 nor floating.
         """
-        images = tf.convert_to_tensor(images)
+        images = checked_images(images)
         check_rank(4, images=images)
         return self._apply(images, tf.range(sizes(images)[0]), key, in_chunks())
 
@@ -161,12 +163,12 @@ class Recipes(Recipe):
         Raises:
             ValueError: `images` are not rank 4, or neither uint8 nor floating.
         """
-        images = tf.convert_to_tensor(images)
+        images = checked_images(images)
         check_rank(4, images=images)
         return self._of_all(images, self.num_views, key, in_chunks())
 
     def _views(self, images, n: int, seed, step, chunks: bool):
-        if images.shape.rank == 5 and images.shape[1] is not None:
+        if images.shape.rank == 5:
             n = images.shape[1]
         return self._of_all(images, n, make_key(seed, step), chunks)
 
@@ -189,22 +191,30 @@ class Recipes(Recipe):
             source = tf.cast(source, tf.int32)
             drawn = recipe._apply(images, source, fold(key, i), chunks)
             drawn = tf.reshape(drawn, [batch, len(own), *sizes(drawn)[1:]])
-            numbers, tensors = found.setdefault(tuple(drawn.shape[2:4]), ([], []))
+            numbers, tensors = found.setdefault(tuple(drawn.shape[2:]), ([], []))
             numbers.extend(own)
             tensors.append(drawn)
+        if len(found) > 1 and any(None in shape for shape in found):
+            raise ValueError(
+                "`recipes` of several sizes must give views whose sizes are known while tracing. "
+                f"Received: views of {sorted(map(str, found))}."
+            )
         joined = tuple(_in_order(*views) for views in found.values())
         return joined if len(joined) > 1 else joined[0]
 
     @property
     def normalizes(self) -> bool:
+        """Whether some views are no longer in 0..1."""
         return any(recipe.normalizes for recipe in self.recipes)
 
     def get_config(self) -> dict:
+        """The arguments."""
         recipes = [keras.saving.serialize_keras_object(one) for one in self.recipes]
         return {"recipes": recipes}
 
     @classmethod
     def from_config(cls, config: dict) -> Recipes:
+        """The recipes of a `get_config`."""
         deserialize = keras.saving.deserialize_keras_object
         return cls([deserialize(recipe) for recipe in config["recipes"]])
 
@@ -234,7 +244,8 @@ def views(
         step: Integer or integer scalar: another step, other draws.
 
     Returns:
-        float32 in 0..1, `[batch, n, height, width, channels]`; of `Recipes` of several sizes a tuple of such.
+        float32 in 0..1 (unless normalised), `[batch, n, height, width, channels]`; of `Recipes` of several sizes a
+        tuple of such. On a CPU it is fastest where the sizes, of the batch too, are known while tracing.
 
     Raises:
         ValueError: `images` have another rank or dtype, or another number of views than n; `recipe` is not a `Recipe`.
@@ -244,15 +255,20 @@ def views(
 
 def draw_views(images, n: int | None, recipe: Recipe, seed, step, *, chunks: bool):
     """`views`; in chunks, as a CPU wants them, or all at once."""
-    images = tf.convert_to_tensor(images)
-    if not isinstance(recipe, Recipe):
-        raise ValueError(
-            f"`recipe` must be an `augment.Recipe`. Received: recipe={recipe!r}. "
-            "Wrap a list of operations: `augment.Recipe([...])`."
-        )
+    check_recipe(recipe)
+    images = checked_images(images)
     if images.shape.rank not in (4, 5):
         raise ValueError(
             "`images` must be [batch, height, width, channels] or [batch, views, height, width, channels]. "
+            f"Received: images.shape={shape_text(images.shape)}."
+        )
+    if (
+        isinstance(recipe, Recipes)
+        and images.shape.rank == 5
+        and images.shape[1] is None
+    ):
+        raise ValueError(
+            "`images` must have a number of views that is known while tracing, to give each its recipe. "
             f"Received: images.shape={shape_text(images.shape)}."
         )
     if images.shape.rank == 5 and n is not None and images.shape[1] not in (None, n):
@@ -279,7 +295,7 @@ class _Ours:
         # Drawn out here: the generator is long to compile, and a plain operation draws the same.
         for place, operation in self.operations.items():
             drawn[place] = operation.draw(fold(key, place), shape)
-            shape = [*shape[:2], *operation.size_of(shape[2:])]
+            shape = [*shape[:2], *operation.size_of(tuple(shape[2:]))]
         # Shaped out here too, where it costs nothing: XLA may copy a result to give it another shape.
         return tf.reshape(
             self.program(images, source, drawn, chunks), [n, *shape[2:], channels]
@@ -291,7 +307,7 @@ class _Ours:
         stages = []
         for place, operation in self.operations.items():
             stages = operation.follow(stages, shape, **drawn[place])
-            shape = [*shape[:2], *operation.size_of(shape[2:])]
+            shape = [*shape[:2], *operation.size_of(tuple(shape[2:]))]
         return run(stages, images, source, chunks=chunks)
 
 
@@ -318,6 +334,15 @@ def _in_parts(operations) -> list:
         parts.append(_Foreign(operation))
         own = {}
     return [*parts, _Ours(own)] if own or not parts else parts
+
+
+def check_recipe(recipe) -> None:
+    """Raise unless it is a `Recipe`."""
+    if not isinstance(recipe, Recipe):
+        raise ValueError(
+            f"`recipe` must be an `augment.Recipe`. Received: recipe={recipe!r}. "
+            "Wrap a list of operations: `augment.Recipe([...])`."
+        )
 
 
 def _call_foreign(operation, images):

@@ -102,7 +102,9 @@ def moco_v2(image_size: int) -> Recipe:
 
 
 def byol(image_size: int) -> Recipes:
-    """BYOL's two views: crop, mirror, colour, grayscale; the first always blurred, the second one in ten, or solarised.
+    """BYOL's two views: crop, mirror, colour, grayscale.
+
+    The first is always blurred; the second in one case of ten, and solarised in one of five.
 
     Args:
         image_size: Height and width of the views.
@@ -115,7 +117,7 @@ def byol(image_size: int) -> Recipes:
 
     Reference:
         Grill et al., 2020, Bootstrap Your Own Latent, Appendix B, Table 6. The blur's kernel is a tenth of the image,
-        made odd: the paper's 23 of 224 pixels.
+        made odd: the paper's 23 of 224 pixels, and no blur below 20.
     """
     check_integer(1, image_size=image_size)
     return Recipes(

@@ -240,8 +240,7 @@ def lightly(size: int, blur: bool, threads: int):
     )
     images = [Image.fromarray(image) for image in source_images(size)]
     # It makes two views of an image.
-    run = _from_loader(images, transform, threads, batch=BATCH // 2)
-    return run
+    return _from_loader(images, transform, threads, batch=BATCH // 2)
 
 
 def _from_loader(images, transform, threads: int, batch: int = BATCH):

@@ -142,9 +142,11 @@ def augment() -> str:
         f"{row['size']} px" + (", blur" if row["kind"] == "blur" else "")
         for row in plain
     ]
-    lines = [f"| views per second | {' | '.join(heads)} |", "|---" * 7 + "|"]
+    lines = [f"| views per second | {' | '.join(heads)} |"]
+    lines.append("|---" * (1 + len(heads)) + "|")
     for name, title in names.items():
-        cells = [f"{row['speeds'].get(name, 0):,.0f}" for row in plain]
+        speeds = [row["speeds"].get(name) for row in plain]
+        cells = ["-" if speed is None else f"{speed:,.0f}" for speed in speeds]
         if name == "ours":
             cells = [f"**{cell}**" for cell in cells]
         lines.append(f"| {title} | {' | '.join(cells)} |")
@@ -165,7 +167,8 @@ def augment() -> str:
             "torchvision and lightly), each measurement in a process of its own, libraries in turns, medians. "
             f"{_machine(record)} {versions}.",
             "",
-            f"At {largest['size']} pixels a batch of float views is 147 MiB, and writing it once, into memory fresh from "
+            f"At {largest['size']} pixels a batch of float views is "
+            f"{benchmark.BATCH * 12 * largest['size'] ** 2 / 2**20:.0f} MiB, and writing it once, into memory fresh from "
             f"the system, takes {waits:.0%} of our time. With memory in huge pages (`{_setting(benchmark.HUGE_PAGES)}` before "
             f"the command) it is {huge['plain_huge']['speeds']['ours']:,.0f} views per second, "
             f"{huge['blur_huge']['speeds']['ours']:,.0f} with blur, beside "
