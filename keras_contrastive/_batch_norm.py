@@ -8,8 +8,6 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_contrastive._compat import has_gpu
-
 
 @keras.saving.register_keras_serializable("keras_contrastive")
 class FusedBatchNorm(keras.layers.Layer):
@@ -71,7 +69,8 @@ class FusedBatchNorm(keras.layers.Layer):
     @staticmethod
     def _kernel_dtype(dtype):
         """float16 on a CPU runs in float32: its fused kernel lacks a part there, and TensorFlow complains."""
-        return tf.float32 if dtype == tf.float16 and not has_gpu() else dtype
+        on_cpu = not tf.config.get_visible_devices("GPU")
+        return tf.float32 if dtype == tf.float16 and on_cpu else dtype
 
     def _move_averages(self, inputs, mean, variance):
         count = tf.cast(
