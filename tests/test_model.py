@@ -356,9 +356,10 @@ def test_recipe_that_normalizes_is_refused():
 
 def test_arrays_fit_like_a_dataset():
     history = small_model().fit(
-        images(), np.arange(32), batch_size=16, epochs=2, verbose=0
+        images(), np.arange(32), batch_size=16, epochs=15, verbose=0
     )
-    assert history.history["loss"][1] < history.history["loss"][0]
+    # The draws of single epochs differ by more than a few steps gain.
+    assert np.mean(history.history["loss"][-5:]) < history.history["loss"][0]
 
 
 def test_queue_of_negatives_fills_in_training_alone_and_is_saved(tmp_path):
