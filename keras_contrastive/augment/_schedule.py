@@ -62,12 +62,12 @@ class Repeated(NamedTuple):
         return [own(stage) for stage in self.stages]
 
 
-def run_all(stages: list[Stage | Repeated], planar: tf.Tensor) -> tf.Tensor:
+def run_at_once(stages: list[Stage | Repeated], planar: tf.Tensor) -> tf.Tensor:
     """Every stage on all images."""
     for stage in stages:
         if isinstance(stage, Repeated):
             for number in range(stage.times):
-                planar = run_all(stage.turn(number), planar)
+                planar = run_at_once(stage.turn(number), planar)
         else:
             planar = stage.function(planar, *stage.tensors)
     return planar
@@ -97,7 +97,7 @@ def run(
         float32 `[n, height, width, channels]`, in this or another shape.
     """
     n, (height, width, channels) = sizes(source)[0], sizes(images)[1:]
-    singles = _single(stages)
+    singles = _flattened(stages)
     resized = [stage.size for stage in singles if stage.size is not None]
     # Of the source no planar floats are made where the first stage takes images as they are.
     from_source = bool(singles) and singles[0].of_images is not None
@@ -105,7 +105,7 @@ def run(
     chunk = _chunk_size(n, channels, resolutions) if chunks else None
     if chunk is None:
         planar = to_planar(unit_images(tf.gather(images, source)))
-        return from_planar(run_all(stages, planar))
+        return from_planar(run_at_once(stages, planar))
 
     # Row i holds the images of chunk i. The last begins early enough to be full: what it does again comes out the same.
     count = -(-n // chunk)
@@ -116,13 +116,13 @@ def run(
     def one_chunk(i, result):
         own = [_of_chunk(stage, i) for stage in stages]
         taken = tf.gather(images, tf.gather(source, rows[i]))
-        if own and isinstance(own[0], Stage) and own[0].of_images is not None:
-            planar = _resized(own[0], taken, own[0].of_images, channels)
-            own = own[1:]
+        if from_source:
+            first = own.pop(0)
+            planar = _resized(first, taken, first.of_images, channels)
         else:
             planar = to_planar(unit_images(taken))
         for stage in own:
-            planar = _one(stage, planar)
+            planar = _run_apart(stage, planar)
         # Pixels in one row: of rank 4 XLA would keep the result planar, and turn all of it at the end.
         done = tf.reshape(planar, [chunk, channels, -1])
         done = tf.transpose(done, [0, 2, 1])
@@ -133,7 +133,7 @@ def run(
     return tf.while_loop(lambda i, _: i < count, one_chunk, (0, result))[1]
 
 
-def _single(stages) -> list[Stage]:
+def _flattened(stages) -> list[Stage]:
     return [
         one
         for stage in stages
@@ -154,7 +154,7 @@ def _chunk_size(n, channels, resolutions) -> int | None:
 def _grouped(stages, n) -> tf.Tensor:
     """An order of 0..n - 1 in which images that need the same stages follow each other, dear stages first."""
     key = tf.zeros([n], tf.int64)
-    known = [stage for stage in _single(stages) if stage.needed is not None]
+    known = [stage for stage in _flattened(stages) if stage.needed is not None]
     for stage in sorted(known, key=lambda stage: -stage.cost):
         for needed in tf.unstack(tf.reshape(stage.needed, [n, -1]), axis=1):
             key = 2 * key + tf.cast(needed, tf.int64)
@@ -185,7 +185,7 @@ def _of_chunk(stage, i):
     return stage._replace(tensors=tensors, needed=needed)
 
 
-def _one(stage, planar):
+def _run_apart(stage, planar):
     """A stage of a chunk, apart from the others, or not at all."""
     if isinstance(stage, Repeated):
         return _in_turns(stage, planar)
@@ -203,7 +203,7 @@ def _one(stage, planar):
 def _in_turns(repeated, planar):
     def one_turn(number, planar):
         for stage in repeated.turn(number):
-            planar = _one(stage, planar)
+            planar = _run_apart(stage, planar)
         return number + 1, planar
 
     return tf.while_loop(

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_contrastive._checks import check_integer
 from keras_contrastive._random import between, units
 from keras_contrastive.augment._images import on_planar, per_image, sizes
-from keras_contrastive.augment._schedule import Stage, run_all
+from keras_contrastive.augment._schedule import Stage, run_at_once
 from keras_contrastive.augment.operation import (
     Operation,
     check_probability,
@@ -38,7 +38,7 @@ def gaussian_blur(images, kernel_size: int, sigma) -> tf.Tensor:
 
 
 def _gaussian_blur(planar, kernel_size: int, sigma):
-    return run_all(_stages(sizes(planar), kernel_size // 2, sigma), planar)
+    return run_at_once(_stages(sizes(planar), kernel_size // 2, sigma), planar)
 
 
 def _stages(shape, radius: int, sigma) -> list[Stage]:

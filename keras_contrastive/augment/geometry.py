@@ -16,7 +16,7 @@ from keras_contrastive.augment._images import (
     sizes,
     to_planar,
 )
-from keras_contrastive.augment._schedule import Stage, run_all
+from keras_contrastive.augment._schedule import Stage, run_at_once
 from keras_contrastive.augment.operation import (
     Operation,
     check_probability,
@@ -84,7 +84,7 @@ def crop_and_resize(
 
 
 def _crop_and_resize(planar, boxes, size, method="bilinear"):
-    return run_all(_resize_stages(sizes(planar), boxes, size, method), planar)
+    return run_at_once(_resize_stages(sizes(planar), boxes, size, method), planar)
 
 
 def _resize_stages(shape, boxes, size, method) -> list[Stage]:

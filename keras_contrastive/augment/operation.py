@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_contrastive._checks import check_at_least
 from keras_contrastive._random import fold, make_key, uniform
 from keras_contrastive.augment._images import from_planar, sizes, to_planar, unit_images
-from keras_contrastive.augment._schedule import Repeated, Stage, run_all
+from keras_contrastive.augment._schedule import Repeated, Stage, run_at_once
 
 
 class Operation(keras.layers.Layer):
@@ -20,9 +20,9 @@ class Operation(keras.layers.Layer):
     depends on its arguments alone. In a model of your own it is a Keras layer: the identity unless
     training, and then it draws from `(seed, step)`, where `step` is a weight that counts its calls.
 
-    A new operation implements `draw` and `transform` (and `size_of`, if it changes height or width) in operations that XLA compiles, takes everything random
-    from `key`, and returns its arguments in `get_config`. (Those of this package give `stages` instead of
-    `transform`: parts that a recipe can skip for images that do not need them.)
+    A new operation implements `draw` and `transform` (and `size_of`, if it changes height or width) in operations
+    that XLA compiles, takes everything random from `key`, and returns its arguments in `get_config`. (Those of this
+    package give `stages` instead of `transform`: parts that a recipe can skip for images that do not need them.)
 
     Args:
         seed: Integer; used by the layer, not by `apply`. Two layers of one class in a model need two seeds.
@@ -53,7 +53,7 @@ class Operation(keras.layers.Layer):
             raise NotImplementedError(
                 f"`{type(self).__name__}` must implement `transform` (or `stages`)."
             )
-        return run_all(self.stages(sizes(planar), *values, **parameters), planar)
+        return run_at_once(self.stages(sizes(planar), *values, **parameters), planar)
 
     def stages(self, shape: list, **parameters) -> list[Stage | Repeated]:
         """`transform` in parts, for images of this `[n, channels, height, width]`."""
@@ -76,10 +76,6 @@ class Operation(keras.layers.Layer):
         """Height and width of the result for images of this height and width: the same, unless overridden."""
         return size
 
-    def apply_planar(self, planar: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-        """`apply` on float32 `[n, channels, height, width]` in 0..1."""
-        return self.transform(planar, **self.draw(key, sizes(planar)))
-
     def apply(self, images: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """Draw with `key` and transform: the same images and key give the same result anywhere.
 
@@ -93,7 +89,9 @@ class Operation(keras.layers.Layer):
         Raises:
             ValueError: `images` are not rank 4, or neither uint8 nor floating.
         """
-        return from_planar(self.apply_planar(to_planar(unit_images(images)), key))
+        planar = to_planar(unit_images(images))
+        drawn = self.draw(key, sizes(planar))
+        return from_planar(self.transform(planar, **drawn))
 
     def at_rest(self, images: tf.Tensor) -> tf.Tensor:
         """What the layer does when it is not training: nothing."""
