@@ -180,7 +180,7 @@ def views(images, views) -> Figure:
     for row, image in enumerate(images):
         sheet.show(image, row, 0)
         for column, view in enumerate(columns, start=1):
-            sheet.show(_on_white(view[row], tile), row, column)
+            sheet.show(_on_grey(view[row], tile), row, column)
     return sheet.figure
 
 
@@ -194,11 +194,11 @@ def _views_as_rgb(views, images) -> list[np.ndarray]:
     return [_as_rgb(view, "views") for view in np.moveaxis(views, 1, 0)]
 
 
-def _on_white(picture: np.ndarray, size) -> np.ndarray:
-    """A picture in the middle of a white one of this height and width."""
+def _on_grey(picture: np.ndarray, size) -> np.ndarray:
+    """A picture in the middle of a light grey one of this height and width: white ones keep their edge."""
     spare = [whole - side for whole, side in zip(size, picture.shape)]
     padding = [(space // 2, space - space // 2) for space in spare]
-    return np.pad(picture, [*padding, (0, 0)], constant_values=255)
+    return np.pad(picture, [*padding, (0, 0)], constant_values=215)
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
