@@ -79,7 +79,38 @@ def shuffled(positions: tf.Tensor, length, seed, epoch) -> tf.Tensor:
     Returns:
         int64, of the shape of `positions`.
     """
-    key = tf.cast(make_key(seed, epoch), tf.int64)
+    return permuted(positions, length, make_key(seed, epoch))
+
+
+def permuted(positions: tf.Tensor, length, key: tf.Tensor) -> tf.Tensor:
+    """`shuffled`, in the order of a key."""
     return tf.random.experimental.index_shuffle(
-        tf.cast(positions, tf.int64), seed=key, max_index=tf.cast(length, tf.int64) - 1
+        tf.cast(positions, tf.int64),
+        seed=tf.cast(key, tf.int64),
+        max_index=tf.cast(length, tf.int64) - 1,
+    )
+
+
+def permuted_each(positions: tf.Tensor, lengths, key: tf.Tensor, numbers) -> tf.Tensor:
+    """What stands at each position in a permutation of its own: of `lengths[i]`, in the order of (key, numbers[i]).
+
+    Args:
+        positions: int64 `[n]`, each in [0, lengths[i]).
+        lengths: int64 `[n]`, > 0.
+        key: int64 `[2]`.
+        numbers: int64 `[n]`: equal numbers with equal lengths are one permutation.
+
+    Returns:
+        int64 `[n]`.
+    """
+    numbers = tf.cast(numbers, tf.int64)
+    seeds = tf.concat(
+        [tf.ones_like(numbers)[:, None] * key[None, :], numbers[:, None]], axis=1
+    )
+    # `index_shuffle` takes one seed alone; this is the operation below it.
+    return tf.raw_ops.RandomIndexShuffle(
+        index=tf.cast(positions, tf.int64),
+        seed=seeds,
+        max_index=tf.cast(lengths, tf.int64) - 1,
+        rounds=4,
     )

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from keras_contrastive import data
-from keras_contrastive.data import folder as folder_module
-from keras_contrastive.data.folder import Unreadable, read_image
+from keras_contrastive.data import files as folder_module
+from keras_contrastive.data.files import Unreadable, read_image
 
 
 def picture(height=24, width=24, seed=0):

@@ -21,9 +21,29 @@ and one line in `source.SOURCES`.
 from __future__ import annotations
 
 from keras_contrastive.data.batches import batches
+from keras_contrastive.data.files import FilePart
+from keras_contrastive.data.given import Given
 from keras_contrastive.data.images import decode, resize
-from keras_contrastive.data.part import Part
-from keras_contrastive.data.sampling import triplets
+from keras_contrastive.data.part import Examples, Part
+from keras_contrastive.data.sampling import HardSampler, class_balanced, pairs, triplets
 from keras_contrastive.data.source import Source, load
+from keras_contrastive.data.stream import Stream
+from keras_contrastive.data.write_records import write_records
 
-__all__ = ["Part", "Source", "batches", "decode", "load", "resize", "triplets"]
+__all__ = [
+    "Examples",
+    "FilePart",
+    "Given",
+    "HardSampler",
+    "Part",
+    "Source",
+    "Stream",
+    "batches",
+    "class_balanced",
+    "decode",
+    "load",
+    "pairs",
+    "resize",
+    "triplets",
+    "write_records",
+]

@@ -1,6 +1,9 @@
-"""A set of images in memory, with or without labels: what every pipeline of this package starts from."""
+"""Sets of examples: what every pipeline of this package starts from. `Part` holds its images in memory."""
 
 from __future__ import annotations
+
+import abc
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -8,7 +11,79 @@ import tensorflow as tf
 from keras_contrastive import _random
 
 
-class Part:
+class Examples(abc.ABC):
+    """Images with random access, with or without labels, wherever they are.
+
+    `Part` holds them in memory, `FilePart` and `RecordPart` read them from disk when they are asked for,
+    `MappedPart` from a cache of decoded images on disk; `Given` holds pairs or triplets of them.
+
+    Attributes:
+        labels: int64 array `(n,)`, or None. A class is >= 0; -1 means unknown.
+        class_names: List of str, or None.
+        image_shape: `(h, w, c)`.
+        skipped: A line "name: reason" for every example that could not be read so far.
+    """
+
+    views = None  # how many images an example has, where it is not one
+
+    def __init__(self, labels=None, class_names=None, skipped=None):
+        self.labels, self.class_names = labels, class_names
+        self.skipped = [] if skipped is None else skipped
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abc.abstractmethod
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @abc.abstractmethod
+    def take(self, indices) -> Examples:
+        """The examples at `indices`, integers `(k,)`, as a set of their own."""
+
+    @abc.abstractmethod
+    def read(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The images of examples, inside a `tf.data` pipeline or eagerly.
+
+        Args:
+            rows: int64 `(batch,)` or `(batch, k)`, in 0..n-1.
+
+        Returns:
+            uint8 `(*rows.shape, h, w, c)`, and the rows that they are: others than asked for where an example
+            could not be read and another takes its place.
+        """
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> int:
+        """A number that changes when the examples do."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """All images, uint8 `(n, h, w, c)`, read into memory now."""
+        chunks = [
+            np.arange(at, min(at + 256, len(self))) for at in range(0, len(self), 256)
+        ]
+        return np.concatenate(
+            [self.read(tf.constant(rows))[0].numpy() for rows in chunks]
+        )
+
+    def ids(self, rows: tf.Tensor, by: str) -> tf.Tensor:
+        """What the loss compares by: the examples' numbers, or their classes. int64, of the shape of `rows`."""
+        if by == "instance":
+            return rows
+        return tf.gather(host_tensor(self.labels), rows)
+
+    def __repr__(self) -> str:
+        known = "no labels"
+        if self.labels is not None:
+            known = f"{len(np.unique(self.labels))} classes"
+        return (
+            f"{type(self).__name__}({len(self)} images of {self.image_shape}, {known})"
+        )
+
+
+class Part(Examples):
     """Images in memory, checked once, and what is known about them.
 
     Args:
@@ -28,43 +103,57 @@ class Part:
         ValueError: wrong rank or dtype, no images, NaN or values out of range, labels that do not fit.
     """
 
+    images = None
+
     def __init__(self, images, labels=None, class_names=None):
-        with tf.device("CPU:0"):  # where `tf.data` runs
-            self.image_tensor = tf.convert_to_tensor(_checked_images(images))
+        self.image_tensor = host_tensor(_checked_images(images))
         # The tensor's own memory, read-only: no second copy.
         self.images = np.asarray(memoryview(self.image_tensor))
-        self.labels = self.class_names = None
-        if labels is not None:
-            self.labels = _checked_labels(labels, len(self.images))
-        if class_names is not None:
-            self.class_names = [str(name) for name in class_names]
-        if self.class_names is not None and self.labels is not None:
-            if self.labels.max() >= len(self.class_names):
-                raise ValueError(
-                    "`class_names` must have a name for every class in `labels`. "
-                    f"Received: {len(self.class_names)} names, and label {self.labels.max()}."
-                )
+        super().__init__(*checked_labels(labels, class_names, len(self.images)))
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def __repr__(self) -> str:
-        known = "no labels"
-        if self.labels is not None:
-            known = f"{len(np.unique(self.labels))} classes"
-        return f"Part({len(self)} images of {self.image_shape}, {known})"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.images.shape[1:]
 
     def take(self, indices) -> Part:
-        """The examples at `indices`, integers `(k,)`, as a part of their own."""
         labels = None if self.labels is None else self.labels[indices]
         return Part(self.images[indices], labels, self.class_names)
 
+    def read(self, rows):
+        return tf.gather(self.image_tensor, rows), rows
 
-def hold_out(part: Part, seed: int, size: int | None = None) -> tuple[Part, Part]:
+    @property
+    def fingerprint(self) -> int:
+        return zlib.crc32(self.images)
+
+
+def host_tensor(array) -> tf.Tensor:
+    """`array` as a tensor in host memory, where `tf.data` runs."""
+    with tf.device("CPU:0"):
+        return tf.convert_to_tensor(array)
+
+
+def checked_labels(labels, class_names, n: int):
+    """`labels` as int64 `(n,)` and `class_names` as strings, or None each."""
+    if labels is not None:
+        labels = _checked_labels(labels, n)
+    if class_names is not None:
+        class_names = [str(name) for name in class_names]
+    if class_names is not None and labels is not None:
+        if labels.max() >= len(class_names):
+            raise ValueError(
+                "`class_names` must have a name for every class in `labels`. "
+                f"Received: {len(class_names)} names, and label {labels.max()}."
+            )
+    return labels, class_names
+
+
+def hold_out(
+    part: Examples, seed: int, size: int | None = None, *, grouped: bool = False
+) -> tuple[Examples, Examples]:
     """Split off a test part, stratified by label where there are labels.
 
     Every class gives its share, rounded down or up so that the sizes add up; the examples keep their order.
@@ -73,6 +162,7 @@ def hold_out(part: Part, seed: int, size: int | None = None) -> tuple[Part, Part
         part: What to split; at least 2 examples.
         seed: Integer >= 0. The same seed gives the same split.
         size: How many are held out. None: a fifth, at least one.
+        grouped: Labels are ids of pairs: a fifth of them is held out, each as a whole.
 
     Returns:
         `(train, test)`: disjoint, together the whole.
@@ -83,6 +173,8 @@ def hold_out(part: Part, seed: int, size: int | None = None) -> tuple[Part, Part
             f"A test part can only be held out of 2 images or more. Received: {n} image. "
             "Add images, or a test part."
         )
+    if grouped:
+        return _hold_out_groups(part, seed)
     size = max(1, round(n / 5)) if size is None else size
     strata = np.zeros(n, np.int64) if part.labels is None else part.labels
     # Epoch -1: the split must not be the order of an epoch in which the same examples are seen.
@@ -94,6 +186,23 @@ def hold_out(part: Part, seed: int, size: int | None = None) -> tuple[Part, Part
     is_test = np.zeros(n, bool)
     for start, quota in zip(starts, quotas):
         is_test[order[start : start + quota]] = True
+    return _split(part, is_test)
+
+
+def _hold_out_groups(part, seed) -> tuple[Examples, Examples]:
+    alone = -2 - np.arange(len(part))  # an example of no id is a group of its own
+    groups = np.where(part.labels < 0, alone, part.labels)
+    _, group = np.unique(groups, return_inverse=True)
+    count = group.max() + 1
+    if count < 2:
+        raise ValueError(
+            "A test part can only be held out of 2 pair ids or more. Received: one."
+        )
+    order = _random.shuffled(np.arange(count), count, seed, -1).numpy()
+    return _split(part, order[group] < max(1, round(count / 5)))
+
+
+def _split(part, is_test) -> tuple[Examples, Examples]:
     return part.take(np.flatnonzero(~is_test)), part.take(np.flatnonzero(is_test))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -11,38 +12,80 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_contrastive._checks import check_integer
-from keras_contrastive.data.folder import read_folder
+from keras_contrastive._checks import check_choice, check_integer
+from keras_contrastive.data.cache import read_through_disk
+from keras_contrastive.data.files import DecodedExamples, FilePart, read_into_memory
+from keras_contrastive.data.folder import list_folder
+from keras_contrastive.data.given import Given
 from keras_contrastive.data.images import resize, resize_array
-from keras_contrastive.data.part import Part, hold_out
+from keras_contrastive.data.part import Examples, Part, hold_out
+from keras_contrastive.data.records import RecordPart, read_records
+from keras_contrastive.data.stream import Stream
+from keras_contrastive.data.table import read_table
 
 DIGITS_SIZE, DIGITS_TEST = 16, 500
 FOLDER_SIZE = 96  # where images come in many sizes and none was asked for
+# What `cache="auto"` reads into memory: at most so many images, and so large a part of what the machine has.
+AUTO_IMAGES, AUTO_SHARE = 100_000, 0.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
     """What `load` found: `name` (short, fit for a folder's name), `train`, `test`, and `skipped`.
 
-    `skipped` has a line "path: reason" for every file that could not be read.
+    `skipped` has a line "path: reason" for every file or record that could not be read. Where images are decoded
+    when they are asked for, lines are added as damage is found.
     """
 
     name: str
-    train: Part
-    test: Part
+    train: Examples | Stream
+    test: Examples | Stream
     skipped: list[str] = dataclasses.field(default_factory=list)
 
 
-def load(spec: str, *, image_size: int | None = None, seed: int = 0) -> Source:
-    """Load images by name, all into memory.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The arguments of `load` but for the spec."""
 
-    Where the data bring no test part, a fifth is held out, stratified by label where there are labels.
+    image_size: int | None
+    seed: int
+    cache: str
+    cache_dir: Path
+    on_damage: str
+    max_pixels: int | None
+
+
+def load(
+    spec: str,
+    *,
+    image_size: int | None = None,
+    seed: int = 0,
+    cache: str = "auto",
+    cache_dir=None,
+    on_damage: str = "skip",
+    max_pixels: int | None = None,
+) -> Source:
+    """Load images by name.
+
+    Where the data bring no test part, a fifth is held out, stratified by label where there are labels. Examples of
+    one `pair_id` stay together.
 
     Args:
-        spec: "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "npz:FILE", "folder:DIR" or
-            "tfds:NAME"; the table in `keras_contrastive.data` says what each is.
+        spec: "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "npz:FILE", "folder:DIR", "csv:FILE",
+            "tfrecords:DIR" or "tfds:NAME"; the table in `keras_contrastive.data` says what each is.
         image_size: Integer > 0: images are made squares of this side by `resize`. None: the source's default.
         seed: Integer >= 0 for the part held out.
+        cache: What happens to images that have to be decoded (of folders, CSV files and TFRecord shards): "memory":
+            all are decoded now and held in memory; "disk": all are decoded now into a file, which later calls find
+            again; "none": each is decoded whenever it is asked for. "auto": "memory" up to 100,000 images and a
+            quarter of the machine's memory, beyond that "none". With "memory" and "disk" damaged images are known
+            before the split; with "none" they turn up later, and another takes their place. `tfds:` becomes a
+            `Stream` with "none".
+        cache_dir: Folder of the disk cache. None: `keras_contrastive` in `$XDG_CACHE_HOME` or `~/.cache`.
+        on_damage: "skip": files and records that cannot be read are left out, counted and listed; "stop": the first
+            one raises an error that names it.
+        max_pixels: Integer > 0: an image whose header says more is not decoded. None: 100,000,000. At most
+            178,956,970, where Pillow refuses.
 
     Returns:
         A `Source`. Files that could not be read are in its `skipped`, and a warning gives their number.
@@ -56,8 +99,11 @@ def load(spec: str, *, image_size: int | None = None, seed: int = 0) -> Source:
         (1297, 500, (16, 16, 1))
     """
     check_integer(0, seed=seed)
-    if image_size is not None:
-        check_integer(1, image_size=image_size)
+    for name, value in {"image_size": image_size, "max_pixels": max_pixels}.items():
+        if value is not None:
+            check_integer(1, **{name: value})
+    check_choice("cache", cache, ["auto", "memory", "disk", "none"])
+    check_choice("on_damage", on_damage, ["skip", "stop"])
     kind, colon, argument = str(spec).partition(":")
     if kind not in SOURCES:
         raise ValueError(_unknown(spec))
@@ -66,7 +112,11 @@ def load(spec: str, *, image_size: int | None = None, seed: int = 0) -> Source:
         raise ValueError(
             f"`spec` of this kind must have the form {form!r}. Received: spec={spec!r}."
         )
-    source = read(argument or kind, image_size, seed)
+    if cache_dir is None:
+        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        cache_dir = Path(home).expanduser() / "keras_contrastive"
+    options = Options(image_size, seed, cache, Path(cache_dir), on_damage, max_pixels)
+    source = read(argument or kind, options)
     if source.skipped:
         warnings.warn(
             f"{len(source.skipped)} files could not be read and are left out; the first: {source.skipped[0]}",
@@ -75,17 +125,17 @@ def load(spec: str, *, image_size: int | None = None, seed: int = 0) -> Source:
     return source
 
 
-def _digits(name, image_size, seed) -> Source:
+def _digits(name, options) -> Source:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
     names = [str(name) for name in digits.target_names]
-    part = _part(images, digits.target, names, image_size or DIGITS_SIZE)
-    return Source(name, *hold_out(part, seed, DIGITS_TEST))
+    part = _part(images, digits.target, names, options.image_size or DIGITS_SIZE)
+    return Source(name, *hold_out(part, options.seed, DIGITS_TEST))
 
 
-def _keras_dataset(name, image_size, seed) -> Source:
+def _keras_dataset(name, options) -> Source:
     try:
         (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
     # Whatever a download can end in; Keras raises a bare `Exception`.
@@ -96,12 +146,12 @@ def _keras_dataset(name, image_size, seed) -> Source:
     names = _CLASS_NAMES.get(name)
     return Source(
         name,
-        _part(x_train, y_train, names, image_size),
-        _part(x_test, y_test, names, image_size),
+        _part(x_train, y_train, names, options.image_size),
+        _part(x_test, y_test, names, options.image_size),
     )
 
 
-def _npz(file, image_size, seed) -> Source:
+def _npz(file, options) -> Source:
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'.")
@@ -115,7 +165,8 @@ def _npz(file, image_size, seed) -> Source:
     def part(suffix):
         try:
             images, labels = arrays[f"x_{suffix}"], arrays.get(f"y_{suffix}")
-            return _part(images, labels, arrays.get("class_names"), image_size)
+            names = arrays.get("class_names")
+            return _part(images, labels, names, options.image_size)
         except ValueError as error:
             raise ValueError(
                 f"`x_{suffix}`, `y_{suffix}` in '{path}': {error}"
@@ -123,7 +174,7 @@ def _npz(file, image_size, seed) -> Source:
 
     train = part("train")
     if "x_test" not in arrays:
-        return Source(path.stem, *hold_out(train, seed))
+        return Source(path.stem, *hold_out(train, options.seed))
     test = part("test")
     if test.image_shape != train.image_shape:
         raise ValueError(
@@ -152,17 +203,113 @@ def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _folder(folder, image_size, seed) -> Source:
+def _folder(folder, options) -> Source:
+    _need_pillow("folder:DIR")
     path = Path(folder).expanduser()
+    skipped: list[str] = []
+    found, class_names = list_folder(path, skipped)
+    parts = [
+        _files(paths, labels, class_names, options, skipped)
+        for _, paths, labels in found
+    ]
+    return _finished(path.resolve().name or "folder", parts, options, skipped)
+
+
+def _csv(file, options) -> Source:
+    _need_pillow("csv:FILE")
+    path = Path(file).expanduser()
+    skipped: list[str] = []
+    table = read_table(path, skipped)
+    part = _files(table.paths, table.labels, table.class_names, options, skipped)
+    if table.rows is not None:
+        part = Given(part, table.rows)
+    parts = [part]
+    if table.in_test is not None:
+        parts = [part.take(np.flatnonzero(w)) for w in (~table.in_test, table.in_test)]
+    return _finished(path.stem, parts, options, skipped, grouped=table.grouped)
+
+
+def _files(paths, labels, class_names, options, skipped) -> FilePart:
+    return FilePart(
+        paths,
+        labels,
+        class_names,
+        image_size=options.image_size or FOLDER_SIZE,
+        on_damage=options.on_damage,
+        max_pixels=options.max_pixels,
+        skipped=skipped,
+    )
+
+
+def _tfrecords(folder, options) -> Source:
+    _need_pillow("tfrecords:DIR")
+    path = Path(folder).expanduser()
+    if not path.exists():
+        raise ValueError(f"There is no folder or file '{path}'.")
+    skipped: list[str] = []
+    names = ["train", "test"]
+    if not all(any(path.glob(f"{name}*.tfrecord*")) for name in names):
+        names = ["train"] if any(path.glob("train*.tfrecord*")) else [""]
+    parts = []
+    for name in names:
+        index, form, counts = read_records(path, name, options.on_damage, skipped)
+        size = options.image_size
+        if size is None and form.varies:
+            size = FOLDER_SIZE
+        part = RecordPart(
+            index,
+            form,
+            counts.get("class_names"),
+            image_size=size,
+            on_damage=options.on_damage,
+            max_pixels=options.max_pixels,
+            skipped=skipped,
+        )
+        parts.append(part)
+    return _finished(path.resolve().stem, parts, options, skipped)
+
+
+def _need_pillow(form: str) -> None:
     try:
         import PIL  # noqa: F401
     except ImportError as error:
-        raise ValueError("`folder:DIR` needs Pillow: pip install pillow.") from error
-    train, test, skipped = read_folder(path, image_size or FOLDER_SIZE, seed)
-    return Source(path.resolve().name or "folder", train, test, skipped)
+        raise ValueError(f"`{form}` needs Pillow: pip install pillow.") from error
 
 
-def _tfds(name, image_size, seed) -> Source:
+def _finished(name, parts, options, skipped, grouped=False) -> Source:
+    """The source of one or two parts, decoded as `cache` says; of one, a test part is held out."""
+    with warnings.catch_warnings():
+        # About single files; here they count or they do not.
+        warnings.filterwarnings("ignore", module="PIL")
+        parts = [_cached(part, options) for part in parts]
+    if len(parts) == 1:
+        parts = hold_out(parts[0], options.seed, grouped=grouped)
+    return Source(name, *parts, skipped)
+
+
+def _cached(part: DecodedExamples, options: Options) -> Examples:
+    mode = options.cache
+    images = part.examples if isinstance(part, Given) else part
+    size = len(images) * int(np.prod(images.image_shape))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if mode == "auto":
+        small = len(images) <= AUTO_IMAGES and size <= AUTO_SHARE * memory
+        mode = "memory" if small else "none"
+    if mode == "none":
+        return part
+    if mode == "memory" and size > 0.9 * memory:
+        raise ValueError(
+            f'{len(images)} images of {images.image_shape} are {size / 1e9:.0f} GB, too much for `cache="memory"` on '
+            'this machine. Use "disk" or "none", or a smaller `image_size`.'
+        )
+    if mode == "memory":
+        decoded, kept = read_into_memory(images)
+    else:
+        decoded, kept = read_through_disk(images, options.cache_dir)
+    return part.over(decoded, kept) if isinstance(part, Given) else decoded
+
+
+def _tfds(name, options) -> Source:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -184,13 +331,49 @@ def _tfds(name, image_size, seed) -> Source:
         )
     # Without the version; a configuration follows a slash.
     short = name.partition(":")[0].replace("/", "-")
-    train = _tfds_part(tfds, builder, "train", image_size)
+    size = options.image_size
+    if options.cache == "none":
+        return _tfds_streams(tfds, builder, short, options)
+    train = _tfds_part(tfds, builder, "train", size)
     if "test" not in splits:
-        return Source(short, *hold_out(train, seed))
-    return Source(short, train, _tfds_part(tfds, builder, "test", image_size))
+        return Source(short, *hold_out(train, options.seed))
+    return Source(short, train, _tfds_part(tfds, builder, "test", size))
 
 
-def _tfds_part(tfds, builder, split, image_size) -> Part:
+def _tfds_streams(tfds, builder, name, options) -> Source:
+    """Streams of undecoded images; without a split `test`, the last fifth of `train` is held out."""
+    image_key, label_key, _ = _tfds_keys(builder)
+    features, splits = builder.info.features, builder.info.splits
+    shape = features[image_key].shape
+    size = options.image_size or (shape[0] if shape[0] == shape[1] else None)
+    names = ["train", "test"]
+    if "test" not in splits:
+        names = ["train[:80%]", "train[80%:]"]
+
+    def stream(split):
+        def example(example):
+            found = {"image": example[image_key]}
+            classes = hasattr(features.get(label_key), "names")
+            return {**found, "label": example[label_key]} if classes else found
+
+        dataset = builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            decoders={image_key: tfds.decode.SkipDecoding()},
+        )
+        return Stream(
+            dataset.map(example),
+            image_size=size or FOLDER_SIZE,
+            channels=shape[2] or 3,
+            on_damage=options.on_damage,
+            max_pixels=options.max_pixels,
+        )
+
+    return Source(name, *(stream(split) for split in names))
+
+
+def _tfds_keys(builder) -> tuple:
+    """The names of the image and the label, and whether the set is made of such pairs."""
     features, supervised = builder.info.features, builder.info.supervised_keys
     if supervised and not all(isinstance(key, str) for key in supervised):
         supervised = None  # nested keys: of a set for another task
@@ -199,6 +382,12 @@ def _tfds_part(tfds, builder, split, image_size) -> Part:
         raise ValueError(
             f"'tfds:{builder.info.name}' has no feature `{image_key}` that is an image."
         )
+    return image_key, label_key, supervised
+
+
+def _tfds_part(tfds, builder, split, image_size) -> Part:
+    features = builder.info.features
+    image_key, label_key, supervised = _tfds_keys(builder)
     if image_size is None and None in features[image_key].shape[:2]:
         image_size = FOLDER_SIZE
     images, labels = [], []
@@ -235,7 +424,8 @@ def _unknown(spec) -> str:
     if spec and Path(str(spec)).is_dir():
         hints = [f"folder:{spec}"]
     elif spec and Path(str(spec)).is_file():
-        hints = [f"npz:{spec}"]
+        kind = {".csv": "csv", ".tsv": "csv", ".tfrecord": "tfrecords"}
+        hints = [f"{kind.get(Path(str(spec)).suffix, 'npz')}:{spec}"]
     hint = f" Did you mean {' or '.join(map(repr, hints))}?" if hints else ""
     return f"`spec` must be one of {', '.join(map(repr, forms))}. Received: spec={spec!r}.{hint}"
 
@@ -256,7 +446,7 @@ _CLASS_NAMES = {
     ),
 }
 
-# How it is written, and the function `(what follows the colon, or the name; image_size; seed) -> Source`.
+# How it is written, and the function `(what follows the colon, or the name; Options) -> Source`.
 SOURCES = {
     "digits": ("digits", _digits),
     "mnist": ("mnist", _keras_dataset),
@@ -265,5 +455,7 @@ SOURCES = {
     "cifar100": ("cifar100", _keras_dataset),
     "npz": ("npz:FILE", _npz),
     "folder": ("folder:DIR", _folder),
+    "csv": ("csv:FILE", _csv),
+    "tfrecords": ("tfrecords:DIR", _tfrecords),
     "tfds": ("tfds:NAME", _tfds),
 }

@@ -1,0 +1,201 @@
+"""Examples that come one after the other: any `tf.data.Dataset`, or one for each of several shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from keras_contrastive._checks import check_choice, check_integer, shape_text
+from keras_contrastive._random import shuffled
+from keras_contrastive.data.files import (
+    Unreadable,
+    complete,
+    decode_in_chunks,
+    followers,
+    read_bytes,
+)
+from keras_contrastive.data.images import resize
+
+
+class Stream:
+    """Examples without random access, of known or unknown number.
+
+    `data.batches`, `triplets`, `pairs` and `class_balanced` take one in place of a part. They shuffle the order of
+    its shards, cut the stream into windows of `buffer` examples, and draw from each window as if it were a part:
+    how well a stream is mixed depends on the buffer. An order that any epoch and step can be started at needs a
+    stream that always runs the same way, so it must not shuffle itself.
+
+    The number of an example, its id by instance, is its place in the stream; with shards, its place in the shard
+    plus 2^32 times the shard's number.
+
+    Args:
+        dataset: A `tf.data.Dataset` of images, `(image, label)`, or dictionaries with `image` and perhaps `label`,
+            not batched. Images are uint8 `(h, w, c)` of one shape, or scalar strings: the bytes of JPEG or PNG
+            files, which are decoded after sampling. Labels are integers, -1 unknown. Or, with `shards`, a function
+            from a shard to such a dataset.
+        shards: List of str: the shards, such as the names of files; each epoch has another order.
+        buffer: Integer > 0: the examples in a window. Three windows are in memory at once.
+        image_size: Integer > 0: encoded images are made squares of this side, 96 by default.
+        channels: Of encoded images: 3 or 1.
+        count: Integer > 0: the number of examples, if it is known and the dataset does not know it.
+        on_damage: "skip": an encoded image that cannot be read is replaced by the next one of the window (of its
+            class), and listed in `skipped`; "stop": it ends the iteration.
+        max_pixels: As of `FilePart`.
+
+    Raises:
+        ValueError: the dataset's elements are no such examples, or it is endless.
+
+    Example:
+        >>> files = tf.io.gfile.glob("images-*.tfrecord")
+        >>> stream = Stream(lambda file: tf.data.TFRecordDataset(file).map(parse), shards=files)
+        >>> model.fit(batches(stream, 256), steps_per_epoch=1000, shuffle=False)
+    """
+
+    def __init__(
+        self,
+        dataset: tf.data.Dataset | Callable,
+        *,
+        shards: list[str] | None = None,
+        buffer: int = 4096,
+        image_size: int | None = None,
+        channels: int = 3,
+        count: int | None = None,
+        on_damage: str = "skip",
+        max_pixels: int | None = None,
+    ):
+        check_integer(1, buffer=buffer)
+        check_choice("channels", channels, [1, 3])
+        check_choice("on_damage", on_damage, ["skip", "stop"])
+        for name, value in {"image_size": image_size, "count": count}.items():
+            if value is not None:
+                check_integer(1, **{name: value})
+        if callable(dataset) != (shards is not None):
+            raise ValueError(
+                "`dataset` must be a tf.data.Dataset, or, with `shards`, a function from a shard to one. "
+                f"Received: {type(dataset).__name__}, shards={shards!r}."
+            )
+        self._dataset, self._shards = dataset, shards
+        self.buffer, self.on_damage, self.max_pixels = buffer, on_damage, max_pixels
+        self.skipped = []
+        first = dataset(tf.constant(shards[0])) if shards else dataset
+        image, label = _image_and_label(first.element_spec)
+        self.labelled = label is not None
+        self._encoded = image.dtype == tf.string
+        if self._encoded:
+            size = image_size or 96
+            self.image_shape = (size, size, channels)
+        else:
+            self.image_shape = tuple(image.shape)
+        self.count = count or _count(dataset, shards)
+
+    def ordered(self, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+        """`(number, image, label)` of all examples, with the shards in the order of the epoch."""
+        if self._shards is None:
+            return self._dataset.enumerate().map(_example)
+        shards = tf.constant(self._shards)
+        count = len(self._shards)
+        order = shuffled(tf.range(count, dtype=tf.int64), count, seed, epoch)
+
+        def of_shard(number):
+            examples = self._dataset(tf.gather(shards, number)).enumerate(
+                number * 2**32
+            )
+            return examples.map(_example)
+
+        return tf.data.Dataset.from_tensor_slices(order).flat_map(of_shard)
+
+    def read(self, rows: tf.Tensor, window: tuple) -> tuple[tf.Tensor, tf.Tensor]:
+        """The images of `rows` of a window, and the rows that they are. As `Examples.read`."""
+        numbers, images, labels = window
+        if not self._encoded:
+            return tf.gather(images, rows), rows
+        flat = tf.reshape(rows, [-1])
+        found, got = decode_in_chunks(
+            tf.gather(images, flat), tf.unstack, self.image_shape, self.max_pixels
+        )
+        found = tf.reshape(found, tf.concat([tf.shape(rows), self.image_shape], axis=0))
+        got = tf.reshape(got, tf.shape(rows))
+
+        def by_hand():
+            return tuple(
+                tf.numpy_function(
+                    self._complete,
+                    [found, got, rows, numbers, images, labels],
+                    [tf.uint8, tf.int64],
+                )
+            )
+
+        found, of = tf.cond(tf.reduce_all(got), lambda: (found, rows), by_hand)
+        found = tf.ensure_shape(found, [*rows.shape, *self.image_shape])
+        return found, tf.ensure_shape(of, rows.shape)
+
+    def _complete(self, found, got, rows, numbers, encoded, labels):
+        def try_example(row):
+            try:
+                image = read_bytes(encoded[row], self.max_pixels, self.image_shape[2])
+                with tf.device("CPU:0"):
+                    return resize(image, self.image_shape[0]).numpy()
+            except Unreadable as error:
+                line = f"example {numbers[row]}: {error}"
+            if self.on_damage == "stop":
+                raise ValueError(f'{line}. With on_damage="skip" it is left out.')
+            if line not in self.skipped:
+                self.skipped.append(line)
+            return None
+
+        def candidates(row):
+            return followers(row, len(numbers), labels)
+
+        return complete(found, got, rows, try_example, candidates)
+
+
+def _example(number, *element) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    image, label = _image_and_label(element if len(element) > 1 else element[0])
+    label = -1 if label is None else label
+    return number, image, tf.reshape(tf.cast(label, tf.int64), [])
+
+
+def _image_and_label(element):
+    if isinstance(element, dict):
+        image, label = element.get("image"), element.get("label")
+    elif isinstance(element, tuple):
+        image, label = (*element, None)[:2] if 1 <= len(element) <= 2 else (None, None)
+    else:
+        image, label = element, None
+    spec = image if isinstance(image, tf.TypeSpec) else None
+    if spec is None and not tf.is_tensor(image):
+        raise ValueError(_refusal(element))
+    if spec is not None and not _is_image(spec):
+        raise ValueError(_refusal(element))
+    if label is not None and not label.dtype.is_integer:
+        raise ValueError(_refusal(element))
+    return image, label
+
+
+def _is_image(spec) -> bool:
+    if spec.dtype == tf.string:
+        return spec.shape.rank == 0
+    whole = spec.shape.rank == 3 and spec.shape.is_fully_defined()
+    return whole and spec.dtype == tf.uint8
+
+
+def _refusal(element) -> str:
+    specs = tf.nest.flatten(element)
+    found = ", ".join(f"{s.dtype.name} {shape_text(s.shape)}" for s in specs)
+    return (
+        "`dataset` must have elements `image`, `(image, label)` or {'image': ..., 'label': ...}, not batched: images "
+        "uint8 of one known shape (h, w, c), or strings with the bytes of a JPEG or PNG; labels integers. "
+        f"Received: {found}."
+    )
+
+
+def _count(dataset, shards) -> int | None:
+    if shards is not None:
+        return None
+    count = int(dataset.cardinality())
+    if count == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "`dataset` must end, or there is no epoch. Received: an endless one; leave out its `repeat()`."
+        )
+    return None if count == tf.data.UNKNOWN_CARDINALITY else count
