@@ -44,8 +44,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
 
     Args:
         loss: A loss of `keras_contrastive.losses`, or any callable `loss(ids, embeddings, sample_weight=None)`.
-        negatives: A layer that remembers past embeddings, such as `negatives.EmbeddingQueue`: its rows are
-            further candidates, left out for anchors of the same id.
+        negatives: A layer that remembers past embeddings. `negatives.EmbeddingQueue`: its rows are further candidates,
+            left out for anchors of the same id. `negatives.CrossBatchMemory`: rows of the same id are positives.
         learn_temperature: Learn the logarithm of the loss's temperature, from its value. Kept >= 0.01.
         seed: Integer, for losses that draw.
 
@@ -86,6 +86,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
                 "`negatives` needs a loss that compares with other images. "
                 f"Received: loss={type(loss).__name__}, which compares rows."
             )
+        if negatives is not None and "sets" not in families:
+            _check_plain(negatives, loss)
         self.loss = loss
         self.negatives = negatives
         self.learn_temperature = learn_temperature
@@ -226,38 +228,45 @@ class ContrastiveLossLayer(keras.layers.Layer):
         if sample_weight is not None:
             sample_weight = tf.repeat(sample_weight, tf.shape(embeddings)[1])
         own = tf.range(tf.shape(rows)[0])
-        sets = (
-            self._candidates(rows, ids.flat, own) if self.negatives is not None else {}
-        )
+        sets = {}
+        if self.negatives is not None:
+            sets = {
+                **self._candidates(rows, ids.flat, rows, ids.flat),
+                "self_index": own,
+            }
         return self._set_loss(ids.flat, rows, sample_weight, keywords, sets)
 
     def _over_targets(self, embeddings, ids, targets, sample_weight, keywords):
         """Each view against the targets of every other view, and against the queue."""
         losses = []
         for i, j in _ordered_pairs(embeddings, targets):
-            sets = self._candidates(targets[:, j], ids.by_view[:, j])
+            anchors, of_anchors = embeddings[:, i], ids.by_view[:, i]
+            sets = self._candidates(
+                targets[:, j], ids.by_view[:, j], anchors, of_anchors
+            )
             losses.append(
-                self._set_loss(
-                    ids.by_view[:, i], embeddings[:, i], sample_weight, keywords, sets
-                )
+                self._set_loss(of_anchors, anchors, sample_weight, keywords, sets)
             )
         return tf.add_n(losses) / len(losses)
 
-    def _candidates(self, rows, ids, self_index=None) -> dict:
+    def _candidates(self, rows, ids, anchors, of_anchors) -> dict:
         """The candidate set: `rows`, and the queue's behind them, as keywords of a loss over sets."""
         sets = {"candidates": rows, "candidate_ids": ids}
-        if self_index is not None:
-            sets["self_index"] = self_index
         if self.negatives is None:
             return sets
-        past, past_ids, filled = self.negatives.rows()
+        past, past_ids, _ = self.negatives.rows()
+        mask = self.negatives.mask(anchors, of_anchors)  # (size,) or (n, size)
         first = tf.ones(tf.shape(rows)[:1], tf.bool)
+        behind = tf.fill(tf.shape(past)[:1], self.negatives.negative_only)
+        here = first
+        if mask.shape.rank == 2:
+            here = tf.ones([tf.shape(anchors)[0], tf.shape(rows)[0]], tf.bool)
         return {
             **sets,
             "candidates": tf.concat([rows, past], axis=0),
             "candidate_ids": tf.concat([ids, past_ids], axis=0),
-            "candidate_mask": tf.concat([first, filled], axis=0),
-            "negative_only": tf.concat([~first, tf.ones_like(filled)], axis=0),
+            "candidate_mask": tf.concat([here, mask], axis=-1),
+            "negative_only": tf.concat([~first, behind], axis=0),
         }
 
     def _set_loss(self, ids, anchors, sample_weight, keywords, sets):
@@ -271,7 +280,10 @@ class ContrastiveLossLayer(keras.layers.Layer):
     def _measure_sets(self, ids, anchors, sets, columns):
         """Similarities of the first anchors to their columns."""
         few = tf.maximum(1, METRIC_ENTRIES // tf.maximum(1, tf.shape(columns)[0]))
-        own = {name: sets[name][:few] for name in ("self_index",) if name in sets}
+        by_anchor = ["self_index"]
+        if len(sets.get("candidate_mask", ids).shape) == 2:
+            by_anchor.append("candidate_mask")
+        own = {name: sets[name][:few] for name in by_anchor if name in sets}
         matched = match(ids[:few], **{**sets, **own})
         anchors = tf.stop_gradient(normalize_rows(anchors[:few]))
         columns = tf.stop_gradient(normalize_rows(columns))
@@ -382,6 +394,15 @@ def _ids_of_views(ids, shape) -> _ViewIds:
     ids = tf.cast(ids, tf.int64) if differ else canonical_ids(ids, "ids")
     by_view = ids if differ else tf.repeat(ids[:, None], shape[1], axis=1)
     return _ViewIds(own_ids_for_unknown(by_view), ids, differ)
+
+
+def _check_plain(negatives, loss) -> None:
+    """Raise unless the rows of `negatives` are the same negatives for all anchors: a loss over pairs takes no more."""
+    if negatives.selects or not negatives.negative_only:
+        raise ValueError(
+            "`negatives` of a loss over pairs must be an EmbeddingQueue without `top_k` and `max_similarity`. "
+            f"Received: negatives={type(negatives).__name__}, loss={type(loss).__name__}."
+        )
 
 
 def _check_batch(embeddings, ids, targets, sample_weight) -> None:

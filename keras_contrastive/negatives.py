@@ -1,34 +1,60 @@
-"""Past embeddings as further negatives: a queue that is a layer's state, and is saved with the model."""
+"""Past embeddings as further candidates, and masks that say which candidates an anchor is compared with.
+
+`EmbeddingQueue` remembers negatives (MoCo), `CrossBatchMemory` positives as well (labels). Both are layers: what they
+hold is saved with the model. `ContrastiveLossLayer(loss, negatives=...)` puts them behind the batch; by hand, `rows()`
+gives what a loss over sets takes as candidates, and the masks are its `candidate_mask`.
+"""
 
 from __future__ import annotations
 
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_integer
+from keras_contrastive._checks import check_finite, check_integer, check_rank
+from keras_contrastive._numerics import normalize_rows
 
 
 @keras.saving.register_keras_serializable("keras_contrastive")
 class EmbeddingQueue(keras.layers.Layer):
     """The last `size` embeddings and their ids, oldest out first.
 
-    `ContrastiveLossLayer(loss, negatives=EmbeddingQueue(4096))` compares every anchor with them. Float32.
+    `ContrastiveLossLayer(loss, negatives=EmbeddingQueue(4096))` compares every anchor with them. Float32. Rows of the
+    anchor's own id are left out of its comparison: they are no negatives.
 
     Args:
         size: Integer >= 1, in embeddings (not images: two views fill two slots).
+        top_k: Integer >= 1: each anchor is compared with the `top_k` rows most similar to it alone, by cosine, of
+            those that are its negatives. None: with all.
+        max_similarity: Float in -1..1: rows more similar to the anchor than this, by cosine, are taken for images of
+            its kind and left out of its comparison. None: none are.
 
     Raises:
-        ValueError: `size` is not a positive integer.
+        ValueError: an argument is out of its range.
 
     Reference:
-        He et al., 2020, Momentum Contrast for Unsupervised Visual Representation Learning, Sec. 3.2.
+        He et al., 2020, Momentum Contrast for Unsupervised Visual Representation Learning, Sec. 3.2. Leaving out
+        similar rows: Huynh et al., 2022, Boosting Contrastive Self-Supervised Learning with False Negative
+        Cancellation, Sec. 3.2 (elimination), there by the similarity to further views.
     """
 
-    def __init__(self, size: int, **kwargs):
+    negative_only = True  # rows of the anchor's id are left out, not its positives
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        top_k: int | None = None,
+        max_similarity: float | None = None,
+        **kwargs,
+    ):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         check_integer(1, size=size)
-        self.size = size
+        if top_k is not None:
+            check_integer(1, top_k=top_k)
+        if max_similarity is not None:
+            _check_similarity(max_similarity)
+        self.size, self.top_k, self.max_similarity = size, top_k, max_similarity
 
     def build(self, input_shape):
         def state(name, shape, dtype):
@@ -54,6 +80,33 @@ class EmbeddingQueue(keras.layers.Layer):
             filled,
         )
 
+    @property
+    def selects(self) -> bool:
+        """Whether different anchors are compared with different rows."""
+        return self.top_k is not None or self.max_similarity is not None
+
+    def mask(self, anchors, ids) -> tf.Tensor:
+        """Which rows each anchor is compared with.
+
+        Args:
+            anchors: Float `(n, dim)`.
+            ids: int64 `(n,)`.
+
+        Returns:
+            bool `(size,)`, the same for all anchors, or, where `top_k` or `max_similarity` choose, `(n, size)`.
+        """
+        rows, row_ids, filled = self.rows()
+        if not self.selects:
+            return filled
+        same = (ids[:, None] == row_ids[None, :]) & (ids[:, None] != -1)
+        mask = filled[None, :] & ~(same & self.negative_only)
+        if self.max_similarity is not None:
+            mask &= false_negative_mask(anchors, rows, self.max_similarity) | same
+        if self.top_k is None:
+            return mask
+        hardest = hard_negative_mask(anchors, rows, self.top_k, mask=mask & ~same)
+        return hardest | (mask & same)
+
     def add(self, embeddings, ids) -> None:
         """Put rows in the places of the oldest; of more rows than there are slots, the last ones stay.
 
@@ -78,4 +131,115 @@ class EmbeddingQueue(keras.layers.Layer):
     def get_config(self) -> dict:
         config = super().get_config()
         config.pop("dtype", None)
-        return {**config, "size": self.size}
+        return {
+            **config,
+            "size": self.size,
+            "top_k": self.top_k,
+            "max_similarity": self.max_similarity,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class CrossBatchMemory(EmbeddingQueue):
+    """The last `size` embeddings as positives and negatives by label: metric learning beyond the batch.
+
+    As `EmbeddingQueue`, but rows of the anchor's id are its positives. For ids by label (`data.class_balanced`);
+    by instance, an image meets itself in the memory of the epoch before. `top_k` and `max_similarity` choose among
+    the negatives; positives all stay.
+
+    Args:
+        size: As of `EmbeddingQueue`, and so are `top_k` and `max_similarity`.
+        start: Integer >= 0: how many embeddings are passed over before the memory is used at all: early embeddings
+            change too fast to be worth remembering.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference:
+        Wang et al., 2020, Cross-Batch Memory for Embedding Learning, Sec. 3.3.
+    """
+
+    negative_only = False
+
+    def __init__(self, size: int, *, start: int = 0, **kwargs):
+        super().__init__(size, **kwargs)
+        check_integer(0, start=start)
+        self.start = start
+
+    def rows(self):
+        embeddings, ids, filled = super().rows()
+        return (
+            embeddings,
+            ids,
+            filled & (tf.convert_to_tensor(self.added) >= self.start),
+        )
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "start": self.start}
+
+
+def hard_negative_mask(anchors, candidates, k: int, *, mask=None) -> tf.Tensor:
+    """The `k` candidates most similar to each anchor, by cosine; of equally similar ones the first.
+
+    Args:
+        anchors: Float `(n, dim)`.
+        candidates: Float `(m, dim)`.
+        k: Integer >= 1; where an anchor has fewer candidates, all of them.
+        mask: bool `(m,)` or `(n, m)`: the candidates there are; None: all. Leave out the anchor's positives, or they
+            are among the hardest.
+
+    Returns:
+        bool `(n, m)`, without gradient: a `candidate_mask` for a loss over sets.
+
+    Raises:
+        ValueError: `k` is not a positive integer, or a rank is not 2.
+    """
+    check_integer(1, k=k)
+    similarity = _similarity(anchors, candidates)
+    exists = tf.ones_like(similarity, tf.bool)
+    if mask is not None:
+        exists &= tf.cast(mask, tf.bool)
+    columns = tf.shape(similarity)[1]
+    scores = tf.where(exists, similarity, -2.0)
+    _, hardest = tf.math.top_k(scores, tf.minimum(k, columns))  # (n, k)
+    rows = tf.repeat(tf.range(tf.shape(scores)[0]), tf.shape(hardest)[1])
+    places = tf.stack([rows, tf.reshape(hardest, [-1])], axis=1)
+    chosen = tf.scatter_nd(places, tf.ones_like(rows), tf.shape(scores))
+    return (chosen > 0) & exists
+
+
+def false_negative_mask(anchors, candidates, max_similarity: float) -> tf.Tensor:
+    """Leave out candidates too similar to the anchor to be of another kind.
+
+    Args:
+        anchors: Float `(n, dim)`.
+        candidates: Float `(m, dim)`.
+        max_similarity: Float in -1..1, a cosine: candidates above it are left out. (The positives too: join them
+            again where they are among the candidates.)
+
+    Returns:
+        bool `(n, m)`, without gradient: True where the candidate stays; a `candidate_mask` for a loss over sets.
+
+    Raises:
+        ValueError: `max_similarity` is out of its range, or a rank is not 2.
+    """
+    _check_similarity(max_similarity)
+    return _similarity(anchors, candidates) <= max_similarity
+
+
+def _similarity(anchors, candidates) -> tf.Tensor:
+    anchors, candidates = (tf.convert_to_tensor(rows) for rows in (anchors, candidates))
+    check_rank(2, anchors=anchors, candidates=candidates)
+    anchors, candidates = (
+        tf.stop_gradient(normalize_rows(tf.cast(rows, tf.float32)))
+        for rows in (anchors, candidates)
+    )
+    return tf.matmul(anchors, candidates, transpose_b=True)
+
+
+def _check_similarity(max_similarity) -> None:
+    check_finite(max_similarity=max_similarity)
+    if not -1 <= max_similarity <= 1:
+        raise ValueError(
+            f"`max_similarity` must be in -1..1, a cosine. Received: max_similarity={max_similarity!r}."
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import zlib
 
 import keras
 import numpy as np
@@ -14,6 +13,8 @@ from _progress import RunHistory, TrainingProgress
 
 import keras_contrastive as kc
 
+# At most so many images to judge by, of train and test, where they are not all in memory.
+JUDGED_TRAIN, JUDGED_TEST = 20_000, 5_000
 SMALL_IMAGE = 32  # pixels: up to here, auto takes the weaker crops and colours
 PROBE_IMAGES = 1000  # how many training images the kNN during training looks at
 
@@ -32,9 +33,9 @@ class Job:
                 "`ContrastiveModel` takes it with an encoder of any size."
             )
         keras.mixed_precision.set_global_policy(options["precision"])
-        self.source = source = kc.data.load(
-            options["data"], image_size=options["image_size"], seed=options["seed"]
-        )
+        self.source = source = load_as(options)
+        self.train_images = images_of(source.train, options["data"])
+        self.judged = judged_by(source, options["data"])
         self.options = options = {
             **options,
             "epochs": options["epochs"] or self.method.epochs,
@@ -42,7 +43,7 @@ class Job:
             or min(self.method.batch_size, len(source.train)),
             "augment": augment_name(options, source.train.image_shape[0]),
         }
-        _check_images(source)
+        _check_images(self.judged)
         if not 2 <= options["batch_size"] <= len(source.train):
             raise Failure(
                 f"--batch-size must be from 2 to the number of training images, {len(source.train)}. "
@@ -70,7 +71,7 @@ class Job:
         facts = {
             "train_images": len(train),
             "image_shape": list(train.image_shape),
-            "images_crc32": zlib.crc32(train.images),
+            "images_crc32": train.fingerprint,
         }
         return {"version": kc.__version__, **self.options, **facts}
 
@@ -89,12 +90,20 @@ class Job:
 
     def run(self, folder):
         """Announce, train, judge, draw, export."""
-        if self.source.skipped:
-            (folder / "skipped.txt").write_text("\n".join(self.source.skipped) + "\n")
+        self._list_skipped(folder)
         self._announce(folder)
         untrained = self._features()  # before the weights of a checkpoint come in
         history = self._fit(folder)
+        self._list_skipped(folder)  # with what was found on the way
         self._finish(folder, history, untrained)
+
+    def _list_skipped(self, folder):
+        skipped = self.source.skipped
+        if skipped:
+            (folder / "skipped.txt").write_text("\n".join(skipped) + "\n")
+            note(
+                f"skipped   {len(skipped)} files or records, listed in {folder}/skipped.txt"
+            )
 
     def save_now(self):
         """Save a checkpoint, if training has begun."""
@@ -105,7 +114,8 @@ class Job:
         options, train, encoder = self.options, self.source.train, self.model.encoder
         size = " x ".join(str(side) for side in train.image_shape)
         labelled = [
-            len(kc.report.labelled_rows(part)) for part in (train, self.source.test)
+            len(kc.report.labelled_rows(part))
+            for part in (self.judged.train, self.judged.test)
         ]
         labels = (
             "labelled"
@@ -178,7 +188,7 @@ class Job:
 
     def _probes(self) -> list:
         """kNN on some training images during training: the test part is for the end alone."""
-        train = self.source.train
+        train = self.judged.train
         labelled = kc.report.labelled_rows(train)
         some = np.random.default_rng(0).permutation(labelled)[:PROBE_IMAGES]
         queries, known = np.split(some, [len(some) // 5])
@@ -207,14 +217,14 @@ class Job:
         return max(1, self.options["epochs"] // 10)
 
     def _features(self) -> tuple:
-        return _features(self.model, self.source)
+        return _features(self.model, self.judged)
 
     def _finish(self, folder, history, untrained):
         trained = self._features()
         self.model.save(folder / "model.keras")
         kc.export.save(self.model, folder / "saved_model" / "1")
         self._draw(folder, untrained[1], trained[1])
-        measures = _measure(self.source, untrained, trained)
+        measures = _measure(self.judged, untrained, trained)
         images = sum(row["steps"] for row in history.rows) * self.options["batch_size"]
         seconds = sum(row["seconds"] for row in history.rows)
         speed = {"seconds": seconds, "images_per_second": images / seconds}
@@ -228,7 +238,7 @@ class Job:
         _show_next(folder)
 
     def _draw(self, folder, untrained, trained):
-        pictures, test = kc.pictures, self.source.test
+        pictures, test = kc.pictures, self.judged.test
         known = {"labels": test.labels, "class_names": test.class_names}
         maps = {"untrained": untrained, "trained": trained}
         pictures.save(pictures.embedding_map(maps, **known), folder / "embeddings.png")
@@ -236,9 +246,44 @@ class Job:
             pictures.neighbours(test.images, trained, **known),
             folder / "neighbours.png",
         )
-        images = self.source.train.images[:: max(1, len(self.source.train) // 6)][:6]
+        images = self.judged.train.images
+        images = images[:: max(1, len(images) // 6)][:6]
         views = kc.augment.views(images, 6, self.recipe, self.options["seed"], 0)
         pictures.save(pictures.views(images, views.numpy()), folder / "views.png")
+
+
+def load_as(options) -> kc.data.Source:
+    """The source that the options of a run name."""
+    return kc.data.load(
+        options["data"],
+        image_size=options["image_size"],
+        seed=options["seed"],
+        cache=options.get("cache", "auto"),  # runs of earlier versions had no choice
+        on_damage=options.get("on_damage", "skip"),
+        max_pixels=options.get("max_pixels"),
+    )
+
+
+def images_of(part, spec: str) -> kc.data.Examples:
+    """The single images of a part: of given pairs and triplets, those that they are made of."""
+    if isinstance(part, kc.data.Stream):
+        raise Failure(
+            f"'{spec}' is a stream here, which scripts do not train on. Leave out --cache none, or write it as "
+            "shards first: scripts/make_tfrecords.py."
+        )
+    return part.examples if isinstance(part, kc.data.Given) else part
+
+
+def judged_by(source, spec: str) -> kc.data.Source:
+    """What a run is judged by, in memory: all images that are there already, or some of those on disk."""
+    parts = []
+    for part, most in ((source.train, JUDGED_TRAIN), (source.test, JUDGED_TEST)):
+        part = images_of(part, spec)
+        if not isinstance(part, kc.data.Part):
+            some = np.random.default_rng(0).permutation(len(part))[:most]
+            part = part.take(np.sort(some)).in_memory()
+        parts.append(part)
+    return kc.data.Source(source.name, *parts)
 
 
 def measure_run(folder, data: str | None) -> dict:
@@ -247,7 +292,8 @@ def measure_run(folder, data: str | None) -> dict:
     model = keras.models.load_model(folder.model_file())
     shape = model.encoder.input_shape[1:]
     size = config["image_size"] if data is None else shape[0]
-    source = kc.data.load(data or config["data"], image_size=size, seed=config["seed"])
+    options = {**config, "data": data or config["data"], "image_size": size}
+    source = judged_by(load_as(options), options["data"])
     if source.train.image_shape != tuple(shape):
         raise Failure(
             f"The encoder takes images of shape {tuple(shape)}. "

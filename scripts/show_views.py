@@ -69,30 +69,35 @@ def main(argv=None):
         raise Failure(f"There is no folder '{out.parent}' to write '{out.name}' into.")
     import_quietly()
     import numpy as np
-    from _training import augment_name
+    from _training import augment_name, images_of
 
     import keras_contrastive as kc
 
     if args.augment != "auto":
         kc.augment.get(args.augment)  # before the data, which may take a while
-    images = kc.data.load(
-        args.data, image_size=args.image_size, seed=args.seed
-    ).train.images
-    size = images.shape[1]
-    if size != images.shape[2]:
+    source = kc.data.load(args.data, image_size=args.image_size, seed=args.seed)
+    part = images_of(source.train, args.data)
+    size, width, _ = part.image_shape
+    if size != width:
         raise Failure(
             "Views are square, and these images are not: give --image-size. "
-            f"Received: {size} x {images.shape[2]}."
+            f"Received: {size} x {width}."
         )
     name = augment_name(vars(args), size)
     generator = np.random.default_rng(args.seed)
-    count = min(args.images, len(images))
-    chosen = images[np.sort(generator.choice(len(images), count, replace=False))]
+    count = min(args.images, len(part))
+    chosen = (
+        part.take(np.sort(generator.choice(len(part), count, replace=False)))
+        .in_memory()
+        .images
+    )
     recipe = kc.augment.get(name)(size)
     number = args.views or max(6, recipe.num_views)
     views = kc.augment.views(chosen, number, recipe, args.seed, 0)
     kc.pictures.save(kc.pictures.views(chosen, views), out)
-    print(f"{out}: {count} images of {args.data}, {number} views of each by {name}")
+    print(
+        f"{out}: {len(chosen)} images of {args.data}, {number} views of each by {name}"
+    )
     return 0
 
 

@@ -43,6 +43,9 @@ DEFAULTS = {
     "seed": 0,
     "augment_on": "auto",
     "precision": "float32",
+    "cache": "auto",
+    "on_damage": "skip",
+    "max_pixels": None,
 }
 
 # Where a set is best served by others: chosen on a part of the training images.
@@ -60,7 +63,8 @@ def parse_args(argv=None):
         "--data",
         metavar="SPEC",
         help="digits, mnist, fashion_mnist, cifar10, cifar100, npz:FILE (x_train, optional y_train, x_test, "
-        "y_test), folder:DIR (images; sub-folders are labels, used to judge alone), tfds:NAME "
+        "y_test), folder:DIR (images; sub-folders are labels, used to judge alone), csv:FILE (paths, with labels or "
+        "pair ids; or given pairs or triplets), tfrecords:DIR (shards, as make_tfrecords.py writes them), tfds:NAME "
         "(default: digits)",
     )
     what.add_argument(
@@ -88,6 +92,24 @@ def parse_args(argv=None):
         metavar="S",
         type=integer(1),
         help="side in pixels to which images are resized (default: as they are; digits 16, folders 96)",
+    )
+    what.add_argument(
+        "--cache",
+        choices=["auto", "memory", "disk", "none"],
+        help="decode images once into memory or into a file (in ~/.cache/keras_contrastive), or each time (none); auto: "
+        "memory up to 100,000 images and a quarter of the machine's memory, else none (default: auto)",
+    )
+    what.add_argument(
+        "--on-damage",
+        choices=["skip", "stop"],
+        help="files and records that cannot be read are left out and listed in skipped.txt, or stop the run "
+        "(default: skip)",
+    )
+    what.add_argument(
+        "--max-pixels",
+        metavar="N",
+        type=integer(1),
+        help="leave out, undecoded, images of more pixels (default: 100000000)",
     )
     how = parser.add_argument_group("how to train")
     how.add_argument(
@@ -212,10 +234,10 @@ def _data_name(spec: str) -> str:
     kind, _, argument = spec.partition(":")
     if not argument:
         return kind
-    if kind == "npz":
+    if kind in ("npz", "csv"):
         return Path(argument).stem
-    if kind == "folder":
-        return Path(argument).resolve().name
+    if kind in ("folder", "tfrecords"):
+        return Path(argument).resolve().stem
     return argument.replace("/", "-")
 
 

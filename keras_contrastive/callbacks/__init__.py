@@ -2,6 +2,13 @@
 
 from keras_contrastive.callbacks.checkpoint import RunCheckpoint, StopOnNaN
 from keras_contrastive.callbacks.knn_probe import KNNProbe
+from keras_contrastive.callbacks.refresh_embeddings import RefreshEmbeddings
 from keras_contrastive.callbacks.tensorboard_pictures import TensorBoardPictures
 
-__all__ = ["KNNProbe", "RunCheckpoint", "StopOnNaN", "TensorBoardPictures"]
+__all__ = [
+    "KNNProbe",
+    "RefreshEmbeddings",
+    "RunCheckpoint",
+    "StopOnNaN",
+    "TensorBoardPictures",
+]

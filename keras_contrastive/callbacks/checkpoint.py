@@ -29,6 +29,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         directory: Folder of the checkpoints; made when the first one is saved.
         every: Integer >= 1: save after every so many steps, and at each epoch's end.
         keep: Integer >= 1: how many checkpoints are kept.
+        sampler: A `data.HardSampler` whose embeddings are saved and restored too; any `tf.Module`.
 
     Raises:
         ValueError: `every` or `keep` is not a positive integer.
@@ -41,12 +42,20 @@ class RunCheckpoint(keras.callbacks.Callback):
         >>> model.fit(dataset, initial_epoch=epoch, epochs=9, callbacks=[checkpoint], shuffle=False)
     """
 
-    def __init__(self, directory, *, every: int = 100, keep: int = 2):
+    def __init__(
+        self,
+        directory,
+        *,
+        every: int = 100,
+        keep: int = 2,
+        sampler: tf.Module | None = None,
+    ):
         super().__init__()
         check_integer(1, every=every, keep=keep)
         self.directory = Path(directory)
         self.every = every
         self.keep = keep
+        self.sampler = sampler
         self._manager = None
         self._sums = None
         self._is_own = False  # whether the checkpoints in the directory are of this run
@@ -139,11 +148,13 @@ class RunCheckpoint(keras.callbacks.Callback):
             build_optimizer(model.optimizer, model.trainable_variables)
             # Dropout's state on Keras 3, which a Checkpoint of the model alone leaves out.
             seeds = [v.value for v in model.variables if "seed_generator" in path_of(v)]
+            more = {} if self.sampler is None else {"sampler": self.sampler}
             checkpoint = tf.train.Checkpoint(
                 model=model,
                 optimizer=model.optimizer,
                 sums=self._metric_variables(),
                 seeds=seeds,
+                **more,
             )
             self._manager_model = model
             self._manager = tf.train.CheckpointManager(

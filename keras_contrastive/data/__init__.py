@@ -25,6 +25,7 @@ from keras_contrastive.data.files import FilePart
 from keras_contrastive.data.given import Given
 from keras_contrastive.data.images import decode, resize
 from keras_contrastive.data.part import Examples, Part
+from keras_contrastive.data.records import RecordPart
 from keras_contrastive.data.sampling import HardSampler, class_balanced, pairs, triplets
 from keras_contrastive.data.source import Source, load
 from keras_contrastive.data.stream import Stream
@@ -36,6 +37,7 @@ __all__ = [
     "Given",
     "HardSampler",
     "Part",
+    "RecordPart",
     "Source",
     "Stream",
     "batches",

@@ -1,17 +1,18 @@
 """Image files, decoded when they are asked for. Damaged ones are replaced in their batch, and listed.
 
-The plain case runs in TensorFlow's own threads: files are read and decoded `CHUNK` at a time, within one nested
-dataset that drops a chunk when anything in it fails. The images of such a chunk are read again one by one, in
-Python, where a failure has a reason, and where the odd cases are known: other formats, turned photographs.
+The plain case runs in TensorFlow's own threads, a few images at a time, within a nested dataset that drops what fails.
+That is read again in Python, where a failure has a reason, and where the odd cases are known: other formats, turned
+photographs.
 """
 
 from __future__ import annotations
 
 import abc
+import copy
 import io
 import itertools
-import logging
 import os
+import struct
 import sys
 import threading
 import time
@@ -35,9 +36,13 @@ FORMATS = (
 )  # Pillow would open many more, some by running programs
 MAX_PIXELS = 100_000_000
 PROGRESS_SECONDS = 5.0
-CHUNK = 16  # images decoded by one call: single calls cost more than a small image
+CHUNK = 8  # images decoded by one call: a call costs more than a small image
 TRIES = 1000  # how many examples are tried in place of one that cannot be read
 
+# The shortest header with a size, 1 x 1.
+_JPEG_OF_NO_SIZE = bytes.fromhex(
+    "ffd8ffc0000b080001000101011100ffda0008010100003f00ffd9"
+)
 # A JPEG's EXIF entry for an orientation that is not upright: tag, type and count, in either byte order.
 _TURNED = (
     r"\C*(?:\x12\x01[\x03\x04]\x00\x01\x00\x00\x00[\x02-\x08]"
@@ -106,7 +111,7 @@ class DecodedExamples(Examples):
         def complete():
             return tuple(
                 tf.numpy_function(
-                    self._complete, [images, got, rows], [tf.uint8, tf.int64]
+                    self.complete, [images, got, rows], [tf.uint8, tf.int64]
                 )
             )
 
@@ -117,9 +122,24 @@ class DecodedExamples(Examples):
             tf.ensure_shape(of, rows.shape),
         )
 
+    def in_memory(self) -> Part:
+        return read_into_memory(self)[0]
+
+    @abc.abstractmethod
+    def key(self, row: int):
+        """What an unreadable example is remembered by, here and in sets taken of this one."""
+
+    def _taken(self, indices, **changed) -> DecodedExamples:
+        """A copy with other examples, that shares the list of what cannot be read."""
+        taken = copy.copy(self)
+        if self.labels is not None:
+            changed["labels"] = self.labels[indices]
+        vars(taken).update(changed)
+        return taken
+
     def try_example(self, row: int) -> np.ndarray | None:
         """`example`, or None if it cannot be read; then it is listed, once."""
-        if row in self._unreadable:
+        if self.key(row) in self._unreadable:
             return None
         try:
             return self.example(row)
@@ -128,68 +148,53 @@ class DecodedExamples(Examples):
         if self.on_damage == "stop":
             raise ValueError(f'{line}. With on_damage="skip" it is left out.')
         with self._lock:
-            if row not in self._unreadable:
-                self._unreadable.add(row)
+            if self.key(row) not in self._unreadable:
+                self._unreadable.add(self.key(row))
                 self.skipped.append(line)
-                logging.getLogger("keras_contrastive").info("left out %s", line)
         return None
 
-    def _complete(self, images, got, rows):
-        return complete(images, got, rows, self.try_example, self._candidates)
+    def complete(self, images, got, rows) -> tuple:
+        """Read in Python what could not be read in TensorFlow, and replace what cannot be read at all.
 
-    def _candidates(self, row: int):
-        return followers(row, len(self), self.labels)
+        Args:
+            images: `(*rows.shape, ...)`.
+            got: bool, of the shape of `rows`: the image is there.
+            rows: int64 `(batch,)` or `(batch, k)`.
 
+        Returns:
+            The images, and the rows that they are.
+        """
+        images, rows, got = images.copy(), rows.copy(), got.copy()
+        wanted = np.unique(rows[~got]).tolist()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = dict(zip(wanted, pool.map(self.try_example, wanted)))
+        rows_of, images_of = rows, images
+        if rows.ndim == 1:
+            rows_of, images_of, got = rows[:, None], images[:, None], got[:, None]
+        for at in np.flatnonzero(~got.all(axis=1)):
+            for row in np.unique(rows_of[at][~got[at]]).tolist():
+                image, places = found[row], rows_of[at] == row
+                if image is None:
+                    row, image = self._substitute(row, set(rows_of[at].tolist()))
+                rows_of[at][places] = row
+                images_of[at][places] = image
+        return images, rows
 
-def complete(images, got, rows, try_example, candidates) -> tuple:
-    """Read in Python what could not be read in TensorFlow, and replace what cannot be read at all.
+    def _substitute(self, row: int, beside: set) -> tuple[int, np.ndarray]:
+        for candidate in itertools.islice(self._followers(row), TRIES):
+            image = None if candidate in beside else self.try_example(candidate)
+            if image is not None:
+                return candidate, image
+        raise ValueError(
+            f"{self.name_of(row)} cannot be read, nor any of up to {TRIES} that could take its place."
+        )
 
-    Args:
-        images: `(*rows.shape, ...)`.
-        got: bool, of the shape of `rows`: the image is there.
-        rows: int64 `(batch,)` or `(batch, k)`.
-        try_example: Function from a row to its image, or None.
-        candidates: Function from a row to those that may take its place, the best first.
-
-    Returns:
-        The images, and the rows that they are.
-    """
-    images, rows, got = images.copy(), rows.copy(), got.copy()
-    wanted = np.unique(rows[~got]).tolist()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = dict(zip(wanted, pool.map(try_example, wanted)))
-    rows_of, images_of = rows, images
-    if rows.ndim == 1:
-        rows_of, images_of, got = rows[:, None], images[:, None], got[:, None]
-    for at in np.flatnonzero(~got.all(axis=1)):
-        for row in np.unique(rows_of[at][~got[at]]).tolist():
-            image, places = found[row], rows_of[at] == row
-            if image is None:
-                beside = set(rows_of[at].tolist())
-                tried = itertools.islice(candidates(row), TRIES)
-                row, image = _first_readable(tried, beside, try_example)
-            rows_of[at][places] = row
-            images_of[at][places] = image
-    return images, rows
-
-
-def followers(row: int, count: int, labels):
-    """The rows from `row` on, and round again: first those of its class."""
-    rows = np.arange(count)
-    if labels is not None and labels[row] >= 0:
-        same = np.flatnonzero(labels == labels[row])
-        yield from np.roll(same, -np.searchsorted(same, row)).tolist()
-    yield from np.roll(rows, -row).tolist()
-
-
-def _first_readable(rows, beside: set, try_example) -> tuple[int, np.ndarray]:
-    for row in rows:
-        image = None if row in beside else try_example(row)
-        if image is not None:
-            return row, image
-    raise ValueError(
-        f"An example cannot be read, nor any of the {TRIES} that could take its place."
-    )
+    def _followers(self, row: int):
+        """The rows from `row` on, and round again: first those of its class."""
+        if self.labels is not None and self.labels[row] >= 0:
+            same = np.flatnonzero(self.labels == self.labels[row])
+            yield from np.roll(same, -np.searchsorted(same, row)).tolist()
+        yield from np.roll(np.arange(len(self)), -row).tolist()
 
 
 class FilePart(DecodedExamples):
@@ -232,10 +237,10 @@ class FilePart(DecodedExamples):
             raise ValueError("`paths` must not be empty.")
         # As bytes: names need not be valid in any encoding.
         self.paths = np.array([os.fsencode(path) for path in paths], object)
-        self.image_size, self.max_pixels = image_size, max_pixels
         self._path_tensor = None
+        self.decoder = Decoder((image_size, image_size, 3), max_pixels)
         super().__init__(
-            (image_size, image_size, 3),
+            self.decoder.image_shape,
             *checked_labels(labels, class_names, len(paths)),
             on_damage=on_damage,
             skipped=skipped,
@@ -245,15 +250,10 @@ class FilePart(DecodedExamples):
         return len(self.paths)
 
     def take(self, indices) -> FilePart:
-        return FilePart(
-            self.paths[indices],
-            None if self.labels is None else self.labels[indices],
-            self.class_names,
-            image_size=self.image_size,
-            on_damage=self.on_damage,
-            max_pixels=self.max_pixels,
-            skipped=self.skipped,
-        )
+        return self._taken(indices, paths=self.paths[indices], _path_tensor=None)
+
+    def key(self, row: int):
+        return self.paths[row]
 
     @property
     def fingerprint(self) -> int:
@@ -268,20 +268,14 @@ class FilePart(DecodedExamples):
         return [(path, *_size_and_date(path)) for path in self.paths.tolist()]
 
     def example(self, row: int) -> np.ndarray:
-        image = read_image(self.name_of(row), self.max_pixels)
-        with tf.device("CPU:0"):
-            return resize(image, self.image_size).numpy()
+        return self.decoder.fit(read_image(self.name_of(row), self.decoder.max_pixels))
 
     def attempt(self, rows):
         if self._path_tensor is None:
             with tf.init_scope(), tf.device("CPU:0"):
                 self._path_tensor = tf.constant(self.paths, tf.string)
-        return decode_in_chunks(
-            tf.gather(self._path_tensor, rows),
-            lambda paths: [tf.io.read_file(path) for path in tf.unstack(paths)],
-            self.image_shape,
-            self.max_pixels,
-        )
+        paths = tf.gather(self._path_tensor, rows)
+        return self.decoder.attempt(paths, tf.io.read_file)
 
 
 def _size_and_date(path) -> tuple[int, int]:
@@ -292,91 +286,127 @@ def _size_and_date(path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def decode_in_chunks(
-    items: tf.Tensor, read, image_shape: tuple, max_pixels: int | None, sized=True
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decode plain JPEG and PNG images `CHUNK` at a time, where one that fails costs its chunk alone.
+class Decoder:
+    """Decodes images into one shape: plain ones in TensorFlow's own threads, any that can be in Python.
+
+    In TensorFlow there are no branches, which would cost more than a small image. So images are taken as they are
+    until one of another size has been seen, and resized from then on: a square of the right size is not changed by
+    that.
 
     Args:
-        items: String `(m,)`.
-        read: Function from `(CHUNK,)` items to a list of the encoded images.
         image_shape: `(h, w, c)`.
         max_pixels: Integer, or None for `MAX_PIXELS`.
-        sized: Images are resized to `image_shape`, a square. If not, others than of this shape fail.
-
-    Returns:
-        uint8 `(m, h, w, c)`, and bool `(m,)`: the image was decoded.
+        sized: Images are resized to `image_shape`, a square. If not, others than of this shape cannot be read.
     """
-    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
-    count = tf.shape(items)[0]
-    chunks = -(-count // CHUNK)
-    padded = tf.gather(items, tf.minimum(tf.range(chunks * CHUNK), count - 1))
 
-    def decode_chunk(number, items):
-        images = [
-            _decode_plain(encoded, image_shape[2], max_pixels)
-            for encoded in read(items)
-        ]
-        fits = [tf.reduce_all(tf.shape(i)[:2] == image_shape[:2]) for i in images]
+    def __init__(self, image_shape, max_pixels: int | None, *, sized: bool = True):
+        self.image_shape, self.sized = tuple(image_shape), sized
+        self.max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
+        self._resizes = False
+        with tf.device("CPU:0"):
+            self._resizes_now = tf.Variable(False, trainable=False)
+
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """A decoded image, in the right shape. Raises `Unreadable`."""
+        if image.shape == self.image_shape:
+            return image
+        if not self.sized:
+            raise Unreadable(f"its shape is {image.shape}, not {self.image_shape}")
+        if not self._resizes:
+            self._resizes = True
+            self._resizes_now.assign(True)
+        with tf.device("CPU:0"):
+            return resize(image, self.image_shape[0]).numpy()
+
+    def decode(self, encoded: bytes) -> np.ndarray:
+        """The content of a file, by all means. Raises `Unreadable`."""
+        return self.fit(read_bytes(encoded, self.max_pixels, self.image_shape[2]))
+
+    def attempt(self, items: tf.Tensor, read) -> tuple[tf.Tensor, tf.Tensor]:
+        """Decode plain JPEG and PNG images, `CHUNK` at a time; one that fails costs its chunk and no other.
+
+        Args:
+            items: String `(m,)`.
+            read: Function from an item, a scalar, to the encoded image.
+
+        Returns:
+            uint8 `(m, h, w, c)`, and bool `(m,)`: the image was decoded.
+        """
 
         def as_they_are():
-            return tf.stack([tf.ensure_shape(image, image_shape) for image in images])
+            return self._in_chunks(items, CHUNK, read, tf.identity)
 
         def resized():
-            return tf.stack([resize(image, image_shape[0]) for image in images])
+            side = self.image_shape[0]
+            # One by one: every batch takes time in proportion to the operations written out here.
+            return self._in_chunks(items, 1, read, lambda image: resize(image, side))
 
-        if not sized:
-            return number, as_they_are()
-        return number, tf.cond(tf.reduce_all(fits), as_they_are, resized)
+        if not self.sized:
+            return as_they_are()
+        return tf.cond(self._resizes_now, resized, as_they_are)
 
-    dataset = tf.data.Dataset.from_tensor_slices(
-        (tf.range(chunks), tf.reshape(padded, [chunks, CHUNK]))
-    )
-    decoded = dataset.map(
-        decode_chunk, num_parallel_calls=os.cpu_count(), deterministic=True
-    )
-    nothing = (tf.zeros([0], tf.int32), tf.zeros([0, CHUNK, *image_shape], tf.uint8))
-    together = (
-        decoded.ignore_errors()
-        .batch(2**31 - 1)
-        .concatenate(tf.data.Dataset.from_tensors(nothing))
-    )
-    numbers, images = together.take(1).get_single_element()
-    got = tf.scatter_nd(numbers[:, None], tf.ones_like(numbers), [chunks]) > 0
-    images = tf.cond(
-        tf.reduce_all(got),
-        lambda: images,
-        lambda: tf.scatter_nd(
-            numbers[:, None], images, tf.stack([chunks, CHUNK, *image_shape])
-        ),
-    )
-    images = tf.reshape(images, tf.stack([chunks * CHUNK, *image_shape]))[:count]
-    return images, tf.repeat(got, CHUNK)[:count]
+    def _in_chunks(self, items, size: int, read, resized):
+        shape = self.image_shape
+        count = tf.shape(items)[0]
+        chunks = -(-count // size)
+        padded = tf.gather(items, tf.minimum(tf.range(chunks * size), count - 1))
+        padded = tf.reshape(padded, tf.stack([chunks, size]))
 
+        def decode_chunk(number, items):
+            items = tf.unstack(tf.ensure_shape(items, [size]))
+            encoded = tf.stack([read(item) for item in items])
+            with tf.control_dependencies([self._assert_plain(encoded)]):
+                images = [resized(self._decoded(one)) for one in tf.unstack(encoded)]
+            return number, tf.stack([tf.ensure_shape(image, shape) for image in images])
 
-def _decode_plain(encoded: tf.Tensor, channels: int, max_pixels: int) -> tf.Tensor:
-    """Decode a JPEG or PNG that is upright and not too large; anything else fails."""
-
-    def of_png():
-        size = tf.io.decode_raw(
-            tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
+        numbered = tf.data.Dataset.from_tensor_slices((tf.range(chunks), padded))
+        decoded = numbered.map(
+            decode_chunk, num_parallel_calls=os.cpu_count(), deterministic=True
+        ).ignore_errors()
+        nothing = (tf.zeros([0], tf.int32), tf.zeros([0, size, *shape], tf.uint8))
+        together = decoded.batch(2**31 - 1).concatenate(
+            tf.data.Dataset.from_tensors(nothing)
         )
-        return size, tf.strings.regex_full_match(encoded, r"\C*(?:eXIf|exif)\C*")
+        numbers, images = together.take(1).get_single_element()
+        got = tf.scatter_nd(numbers[:, None], tf.ones_like(numbers), [chunks]) > 0
+        images = tf.cond(
+            tf.reduce_all(got),
+            lambda: images,
+            lambda: tf.scatter_nd(
+                numbers[:, None], images, tf.stack([chunks, size, *shape])
+            ),
+        )
+        images = tf.reshape(images, tf.stack([chunks * size, *shape]))[:count]
+        got = tf.repeat(got, size)[:count]
+        return tf.ensure_shape(images, [None, *shape]), tf.ensure_shape(got, [None])
 
-    def of_jpeg():
-        size = tf.io.extract_jpeg_shape(encoded)[:2]
-        head = tf.strings.substr(encoded, 0, 2**16)  # EXIF stands first
-        return size, tf.strings.regex_full_match(head, _TURNED)
+    def _assert_plain(self, encoded: tf.Tensor):
+        """Fail unless all are JPEG or PNG files, upright and not too large: `(n,)` at once, without branches."""
+        is_png = tf.strings.substr(encoded, 0, len(PNG_START)) == PNG_START
+        is_jpeg = tf.strings.substr(encoded, 0, len(JPEG_START)) == JPEG_START
+        # The smallest stand-ins for what is of the other format.
+        png = tf.where(is_png, encoded, bytes(24))
+        jpeg = tf.where(is_jpeg, encoded, _JPEG_OF_NO_SIZE)
+        of_png = tf.io.decode_raw(
+            tf.strings.substr(png, 16, 8), tf.int32, little_endian=False
+        )
+        of_jpeg = [tf.io.extract_jpeg_shape(one)[:2] for one in tf.unstack(jpeg)]
+        sides = tf.maximum(of_png, tf.stack(of_jpeg))  # (n, 2)
+        pixels = tf.reduce_prod(tf.cast(sides, tf.int64), axis=1)
+        # EXIF stands first in a JPEG. In a PNG it may be anywhere.
+        head = tf.strings.substr(jpeg, 0, 2**16)
+        odd = tf.strings.regex_full_match(head, _TURNED) | tf.strings.regex_full_match(
+            png, r"\C*(?:eXIf|exif)\C*"
+        )
+        plain = (is_png | is_jpeg) & (pixels <= self.max_pixels) & ~odd
+        return tf.debugging.Assert(tf.reduce_all(plain), ["not plain"])
 
-    is_png = tf.strings.substr(encoded, 0, len(PNG_START)) == PNG_START
-    is_jpeg = tf.strings.substr(encoded, 0, len(JPEG_START)) == JPEG_START
-    known = tf.debugging.Assert(is_png | is_jpeg, ["another format"])
-    with tf.control_dependencies([known]):
-        size, turned = tf.cond(is_png, of_png, of_jpeg)
-    pixels = tf.reduce_prod(tf.cast(size, tf.int64))
-    plain = tf.debugging.Assert((pixels <= max_pixels) & ~turned, ["not plain"])
-    with tf.control_dependencies([plain]):
-        return decode(encoded, channels)
+    def _decoded(self, encoded: tf.Tensor) -> tf.Tensor:
+        """What `images.decode` gives, of what is known to be a JPEG or PNG."""
+        image = tf.io.decode_jpeg(
+            encoded, channels=self.image_shape[2], dct_method="INTEGER_ACCURATE"
+        )
+        return tf.ensure_shape(image, [None, None, self.image_shape[2]])
 
 
 def decode_all(part: DecodedExamples, images, start: int = 0, saved=None) -> np.ndarray:
@@ -398,8 +428,8 @@ def decode_all(part: DecodedExamples, images, start: int = 0, saved=None) -> np.
     due = time.monotonic() + PROGRESS_SECONDS
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        for at in range(start, len(part), 16 * CHUNK):
-            rows = np.arange(at, min(at + 16 * CHUNK, len(part)))
+        for at in range(start, len(part), 256):
+            rows = np.arange(at, min(at + 256, len(part)))
             with tf.device("CPU:0"):
                 found, got = (tensor.numpy() for tensor in attempt(rows))
             images[rows] = found
@@ -467,13 +497,12 @@ def read_bytes(
     try:
         if not encoded:
             raise Unreadable("empty file")
+        if encoded.startswith(PNG_START) and len(encoded) >= 24:
+            _check_size(*struct.unpack(">II", encoded[16:24]), limit)
         # Reads the header only.
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > limit:
-                raise Unreadable(
-                    f"{width} x {height} pixels, above the limit of {limit}"
-                )
+            _check_size(width, height, limit)
             turn = _orientation(image, encoded)
             if encoded.startswith((JPEG_START, PNG_START)):
                 pixels = decode(encoded, channels).numpy()
@@ -492,6 +521,11 @@ def read_bytes(
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreadable(reason.splitlines()[0]) from error
     return _UPRIGHT[turn](pixels)
+
+
+def _check_size(width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        raise Unreadable(f"{width} x {height} pixels, above the limit of {limit}")
 
 
 class Unreadable(Exception):

@@ -91,6 +91,9 @@ class Given(DecodedExamples):
     def ids(self, rows, by):
         return tf.gather(host_tensor(self._ids), rows)
 
+    def key(self, row: int):
+        return row
+
     def name_of(self, row: int) -> str:
         return f"{'pair' if self.views == 2 else 'triplet'} {row}"
 

@@ -61,12 +61,16 @@ class Examples(abc.ABC):
     @property
     def images(self) -> np.ndarray:
         """All images, uint8 `(n, h, w, c)`, read into memory now."""
-        chunks = [
-            np.arange(at, min(at + 256, len(self))) for at in range(0, len(self), 256)
-        ]
-        return np.concatenate(
-            [self.read(tf.constant(rows))[0].numpy() for rows in chunks]
-        )
+        return np.concatenate(list(self.in_order(256).as_numpy_iterator()))
+
+    def in_order(self, batch_size: int) -> tf.data.Dataset:
+        """All images in their order, once: for `model.predict`. uint8 `(batch_size or fewer, h, w, c)`."""
+        rows = tf.data.Dataset.range(len(self)).batch(batch_size)
+        return rows.map(lambda rows: self.read(rows)[0]).prefetch(tf.data.AUTOTUNE)
+
+    def in_memory(self) -> Part:
+        """These examples as a `Part`, without what cannot be read."""
+        return Part(self.images, self.labels, self.class_names)
 
     def ids(self, rows: tf.Tensor, by: str) -> tf.Tensor:
         """What the loss compares by: the examples' numbers, or their classes. int64, of the shape of `rows`."""
@@ -124,6 +128,9 @@ class Part(Examples):
 
     def read(self, rows):
         return tf.gather(self.image_tensor, rows), rows
+
+    def in_memory(self) -> Part:
+        return self
 
     @property
     def fingerprint(self) -> int:

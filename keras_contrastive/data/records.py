@@ -17,6 +17,7 @@ import json
 import os
 import struct
 import sys
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -29,8 +30,8 @@ from keras_contrastive.data.files import (
     MAX_PIXELS,
     PROGRESS_SECONDS,
     DecodedExamples,
+    Decoder,
     Unreadable,
-    decode_in_chunks,
     read_bytes,
 )
 from keras_contrastive.data.images import resize
@@ -74,62 +75,60 @@ class RecordPart(DecodedExamples):
     with the checksum in the index when it is read.
 
     Args:
-        index: Where the records are.
-        form: What the images are.
-        class_names: List of str, or None.
-        image_size: Integer > 0: images are made squares of this side. None: they are all of `form`'s shape.
+        folder: The folder of the shards, or a single one.
+        name: "train" or "test": what the names of its shards begin with; "": all that are there.
+        image_size: Integer > 0: images are made squares of this side. None: as they are or, where they are of many
+            sizes, 96.
         on_damage: As of `FilePart`; the lines in `skipped` name file and record.
         max_pixels: As of `FilePart`.
         skipped: As of `FilePart`.
+
+    Raises:
+        ValueError: there are no such shards, or they hold no images; or damage, with `on_damage="stop"`.
     """
 
     def __init__(
         self,
-        index: Index,
-        form: Form,
-        class_names=None,
+        folder,
+        name: str = "train",
         *,
         image_size: int | None = None,
         on_damage: str = "skip",
         max_pixels: int | None = None,
         skipped: list | None = None,
     ):
-        labels = index.labels if (index.labels >= 0).any() else None
+        skipped = [] if skipped is None else skipped
+        index, form, counts = read_records(Path(folder), name, on_damage, skipped)
+        if image_size is None and form.varies:
+            image_size = 96
         shape = form.shape
         if image_size is not None:
             check_integer(1, image_size=image_size)
             shape = (image_size, image_size, form.shape[2])
+        labels = index.labels if (index.labels >= 0).any() else None
         super().__init__(
             shape,
-            *checked_labels(labels, class_names, len(index.start)),
+            *checked_labels(labels, counts.get("class_names"), len(index.start)),
             on_damage=on_damage,
             skipped=skipped,
         )
         self.index, self.form = index, form
-        self.image_size, self.max_pixels = image_size, max_pixels
-        self._open = {}
+        self.decoder = Decoder(shape, max_pixels, sized=image_size is not None)
+        self._files = _OpenFiles(index.files)
 
     def __len__(self) -> int:
         return len(self.index.start)
 
     def take(self, indices) -> RecordPart:
-        return RecordPart(
-            self.index.take(indices),
-            self.form,
-            self.class_names,
-            image_size=self.image_size,
-            on_damage=self.on_damage,
-            max_pixels=self.max_pixels,
-            skipped=self.skipped,
-        )
+        return self._taken(indices, index=self.index.take(indices))
+
+    def key(self, row: int):
+        return int(self.index.shard[row]), int(self.index.number[row])
 
     @property
     def fingerprint(self) -> int:
-        return zlib.crc32(self.index.crc32.tobytes(), self._whole_crc)
-
-    @property
-    def _whole_crc(self) -> int:
-        return zlib.crc32(self.index.labels.tobytes())
+        labels = zlib.crc32(self.index.labels.tobytes())
+        return zlib.crc32(self.index.crc32.tobytes(), labels)
 
     @property
     def content(self) -> list:
@@ -150,20 +149,12 @@ class RecordPart(DecodedExamples):
             raise Unreadable(error.strerror or str(error)) from error
         except Exception as error:  # protobuf's own exceptions, or a missing feature
             raise Unreadable("not a record of an image") from error
-        image = self._pixels(encoded)
-        if self.image_size is None:
-            if image.shape != self.image_shape:
-                raise Unreadable(f"shape {image.shape}, not {self.image_shape}")
-            return image
-        with tf.device("CPU:0"):
-            return resize(image, self.image_size).numpy()
-
-    def _pixels(self, encoded: bytes) -> np.ndarray:
         if not self.form.raw:
-            return read_bytes(encoded, self.max_pixels, self.form.shape[2])
+            return self.decoder.decode(encoded)
         if len(encoded) != np.prod(self.form.shape):
             raise Unreadable(f"{len(encoded)} bytes are no image of {self.form.shape}")
-        return np.frombuffer(encoded, np.uint8).reshape(self.form.shape)
+        image = np.frombuffer(encoded, np.uint8).reshape(self.form.shape)
+        return self.decoder.fit(image)
 
     def attempt(self, rows):
         contents, sound = tf.numpy_function(
@@ -175,13 +166,7 @@ class RecordPart(DecodedExamples):
         encoded = tf.reshape(encoded, [-1])
         if self.form.raw:
             return self._of_raw(encoded, tf.ensure_shape(sound, [None]))
-        return decode_in_chunks(
-            encoded,
-            tf.unstack,
-            self.image_shape,
-            self.max_pixels,
-            sized=self.image_size is not None,
-        )
+        return self.decoder.attempt(encoded, tf.identity)
 
     def _of_raw(self, encoded, sound):
         size = int(np.prod(self.form.shape))
@@ -190,7 +175,7 @@ class RecordPart(DecodedExamples):
         pixels = tf.io.decode_raw(tf.where(sound, encoded, blank), tf.uint8)
         images = tf.reshape(pixels, [-1, *self.form.shape])
         if self.image_shape != self.form.shape:
-            images = resize(images, self.image_size)
+            images = resize(images, self.image_shape[0])
         return images, sound
 
     def _contents(self, rows):
@@ -205,20 +190,32 @@ class RecordPart(DecodedExamples):
         return np.array(contents, object), sound
 
     def _content(self, row: int) -> bytes:
-        file = self.index.files[self.index.shard[row]]
-        if file not in self._open:
-            with self._lock:
-                self._open.setdefault(file, os.open(file, os.O_RDONLY))
         length = int(self.index.length[row])
-        content = os.pread(self._open[file], length, int(self.index.start[row]))
+        content = self._files.read(
+            self.index.shard[row], int(self.index.start[row]), length
+        )
         if len(content) < length:
             raise Unreadable(f"the file is cut short: {len(content)} of {length} bytes")
         if zlib.crc32(content) != self.index.crc32[row]:
             raise Unreadable("damaged: its checksum is another")
         return content
 
+
+class _OpenFiles:
+    """Files, each opened when it is first read from, and closed with the last reader."""
+
+    def __init__(self, paths: list[str]):
+        self._paths, self._open = paths, {}
+        self._lock = threading.Lock()
+
+    def read(self, file: int, start: int, length: int) -> bytes:
+        with self._lock:
+            if file not in self._open:
+                self._open[file] = os.open(self._paths[file], os.O_RDONLY)
+        return os.pread(self._open[file], length, start)
+
     def __del__(self):
-        for descriptor in getattr(self, "_open", {}).values():
+        for descriptor in self._open.values():
             os.close(descriptor)
 
 

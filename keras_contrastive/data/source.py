@@ -19,7 +19,7 @@ from keras_contrastive.data.folder import list_folder
 from keras_contrastive.data.given import Given
 from keras_contrastive.data.images import resize, resize_array
 from keras_contrastive.data.part import Examples, Part, hold_out
-from keras_contrastive.data.records import RecordPart, read_records
+from keras_contrastive.data.records import RecordPart
 from keras_contrastive.data.stream import Stream
 from keras_contrastive.data.table import read_table
 
@@ -250,22 +250,17 @@ def _tfrecords(folder, options) -> Source:
     names = ["train", "test"]
     if not all(any(path.glob(f"{name}*.tfrecord*")) for name in names):
         names = ["train"] if any(path.glob("train*.tfrecord*")) else [""]
-    parts = []
-    for name in names:
-        index, form, counts = read_records(path, name, options.on_damage, skipped)
-        size = options.image_size
-        if size is None and form.varies:
-            size = FOLDER_SIZE
-        part = RecordPart(
-            index,
-            form,
-            counts.get("class_names"),
-            image_size=size,
+    parts = [
+        RecordPart(
+            path,
+            name,
+            image_size=options.image_size,
             on_damage=options.on_damage,
             max_pixels=options.max_pixels,
             skipped=skipped,
         )
-        parts.append(part)
+        for name in names
+    ]
     return _finished(path.resolve().stem, parts, options, skipped)
 
 

@@ -8,14 +8,8 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_choice, check_integer, shape_text
 from keras_contrastive._random import shuffled
-from keras_contrastive.data.files import (
-    Unreadable,
-    complete,
-    decode_in_chunks,
-    followers,
-    read_bytes,
-)
-from keras_contrastive.data.images import resize
+from keras_contrastive.data.files import DecodedExamples, Decoder
+from keras_contrastive.data.part import Part
 
 
 class Stream:
@@ -76,8 +70,8 @@ class Stream:
                 f"Received: {type(dataset).__name__}, shards={shards!r}."
             )
         self._dataset, self._shards = dataset, shards
-        self.buffer, self.on_damage, self.max_pixels = buffer, on_damage, max_pixels
-        self.skipped = []
+        self.buffer, self.on_damage = buffer, on_damage
+        self.skipped, self.unreadable = [], set()
         first = dataset(tf.constant(shards[0])) if shards else dataset
         image, label = _image_and_label(first.element_spec)
         self.labelled = label is not None
@@ -85,6 +79,7 @@ class Stream:
         if self._encoded:
             size = image_size or 96
             self.image_shape = (size, size, channels)
+            self.decoder = Decoder(self.image_shape, max_pixels)
         else:
             self.image_shape = tuple(image.shape)
         self.count = count or _count(dataset, shards)
@@ -111,9 +106,7 @@ class Stream:
         if not self._encoded:
             return tf.gather(images, rows), rows
         flat = tf.reshape(rows, [-1])
-        found, got = decode_in_chunks(
-            tf.gather(images, flat), tf.unstack, self.image_shape, self.max_pixels
-        )
+        found, got = self.decoder.attempt(tf.gather(images, flat), tf.identity)
         found = tf.reshape(found, tf.concat([tf.shape(rows), self.image_shape], axis=0))
         got = tf.reshape(got, tf.shape(rows))
 
@@ -131,23 +124,55 @@ class Stream:
         return found, tf.ensure_shape(of, rows.shape)
 
     def _complete(self, found, got, rows, numbers, encoded, labels):
-        def try_example(row):
-            try:
-                image = read_bytes(encoded[row], self.max_pixels, self.image_shape[2])
-                with tf.device("CPU:0"):
-                    return resize(image, self.image_shape[0]).numpy()
-            except Unreadable as error:
-                line = f"example {numbers[row]}: {error}"
-            if self.on_damage == "stop":
-                raise ValueError(f'{line}. With on_damage="skip" it is left out.')
-            if line not in self.skipped:
-                self.skipped.append(line)
-            return None
+        window = _Window(self, numbers, encoded, labels)
+        return window.complete(found, got, rows)
 
-        def candidates(row):
-            return followers(row, len(numbers), labels)
+    def windows(self, size: int, start: int = 0):
+        """Yield the stream in pieces of `size` examples, as sets of examples: eagerly, for who reads it once."""
+        ordered = self.ordered(0, tf.constant(0, tf.int64)).skip(start).batch(size)
+        for numbers, images, labels in ordered.as_numpy_iterator():
+            if self._encoded:
+                yield _Window(self, numbers, images, labels)
+            else:
+                yield Part(images, labels if self.labelled else None)
 
-        return complete(found, got, rows, try_example, candidates)
+
+class _Window(DecodedExamples):
+    """A piece of a stream of encoded images."""
+
+    def __init__(self, stream, numbers, encoded, labels):
+        super().__init__(
+            stream.image_shape,
+            labels if stream.labelled else None,
+            None,
+            on_damage=stream.on_damage,
+            skipped=stream.skipped,
+        )
+        self._stream, self._numbers, self._bytes = stream, numbers, encoded
+        self._unreadable = stream.unreadable  # over all windows
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def take(self, indices):
+        raise NotImplementedError
+
+    @property
+    def fingerprint(self) -> int:
+        raise NotImplementedError
+
+    def key(self, row: int):
+        return int(self._numbers[row])
+
+    def name_of(self, row: int) -> str:
+        return f"example {self._numbers[row]}"
+
+    def example(self, row: int):
+        return self._stream.decoder.decode(self._bytes[row])
+
+    def attempt(self, rows):
+        encoded = tf.gather(tf.constant(self._bytes, tf.string), rows)
+        return self._stream.decoder.attempt(encoded, tf.identity)
 
 
 def _example(number, *element) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

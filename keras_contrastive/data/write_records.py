@@ -17,6 +17,7 @@ from keras_contrastive.data.files import DecodedExamples, FilePart, read_image
 from keras_contrastive.data.images import JPEG_START, PNG_START
 from keras_contrastive.data.part import Examples
 from keras_contrastive.data.records import ARRAYS, Form, scan
+from keras_contrastive.data.stream import Stream
 
 ENCODINGS = ("png", "jpeg", "raw", "files")
 JPEG_QUALITY = 95
@@ -24,7 +25,7 @@ CHUNK = 256
 
 
 def write_records(
-    parts: dict[str, Examples],
+    parts: dict[str, Examples | Stream],
     folder,
     *,
     encoding: str = "png",
@@ -34,7 +35,7 @@ def write_records(
 ) -> dict:
     """Write the examples of `parts` into TFRecord shards below `folder`.
 
-    In a random order, so that neighbours in a shard are of all classes. Each record is a `tf.train.Example` with
+    In a random order, so that neighbours in a shard are of all classes (of a `Stream`: shard by shard). Each record is a `tf.train.Example` with
     `image` (bytes), `label` (int64, -1 unknown) and `number` (int64, which example of its part it was). A shard
     appears when it is complete; called again with the same arguments, the function writes what is missing.
 
@@ -68,10 +69,10 @@ def write_records(
     made = {
         "encoding": encoding,
         "image_shape": [0, 0, 3] if keep_files else list(first.image_shape),
-        "class_names": first.class_names,
+        "class_names": getattr(first, "class_names", None),
         "examples_per_shard": examples_per_shard,
         "seed": seed,
-        "examples": {name: part.fingerprint for name, part in parts.items()},
+        "examples": {name: _fingerprint(part) for name, part in parts.items()},
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,18 +114,45 @@ def _begun(folder: Path, made: dict) -> dict:
 
 def _write_part(folder, name, part, counts, progress) -> None:
     size = counts["examples_per_shard"]
-    shards = -(-len(part) // size)
-    order = shuffled(np.arange(len(part)), len(part), counts["seed"], -2).numpy()
-    for shard in range(shards):
-        file = f"{name}-{shard:05d}-of-{shards:05d}.tfrecord"
-        rows = order[shard * size : (shard + 1) * size]
-        if not (file in counts["shards"] and (folder / file).exists()):
-            written = _write_shard(folder / file, part, rows, counts["encoding"])
-            digest = _sha256(folder / file)
-            counts["shards"][file] = {"count": written, "sha256": digest}
+    total = _count(part)
+    shards = -(-total // size)
+    files = [f"{name}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
+    done = [f in counts["shards"] and (folder / f).exists() for f in files]
+    first = done.index(False) if False in done else shards
+    for shard, (examples, rows) in enumerate(_pieces(part, size, counts, first), first):
+        file = folder / files[shard]
+        if not done[shard]:
+            written = _write_shard(file, examples, rows, counts["encoding"])
+            counts["shards"][file.name] = {"count": written, "sha256": _sha256(file)}
             _write(folder / "counts.json", json.dumps(counts, indent=2) + "\n")
         if progress is not None:
-            progress(name, min(len(part), (shard + 1) * size), len(part))
+            progress(name, min(total, (shard + 1) * size), total)
+
+
+def _pieces(part, size: int, counts: dict, first: int):
+    """The examples of each shard from `first` on: a set of examples, and rows of it in the order to be written."""
+    if isinstance(part, Stream):
+        for shard, window in enumerate(part.windows(size, first * size), first):
+            order = np.arange(len(window))
+            yield window, shuffled(order, len(window), counts["seed"], shard).numpy()
+        return
+    # Epoch -2: neither the order of an epoch nor that of the part held out.
+    order = shuffled(np.arange(len(part)), len(part), counts["seed"], -2).numpy()
+    for at in range(first * size, len(part), size):
+        yield part, order[at : at + size]
+
+
+def _fingerprint(part) -> int | None:
+    return None if isinstance(part, Stream) else part.fingerprint
+
+
+def _count(part) -> int:
+    if not isinstance(part, Stream):
+        return len(part)
+    if part.count is not None:
+        return part.count
+    examples = part.ordered(0, tf.constant(0, tf.int64))
+    return int(examples.reduce(np.int64(0), lambda count, *_: count + 1))
 
 
 def _write_shard(file: Path, part: Examples, rows: np.ndarray, encoding: str) -> int:
@@ -162,7 +190,7 @@ def _own_bytes(part: FilePart, row: int) -> bytes:
     """The file as it is, where a reader that knows only plain JPEG and PNG sees the same image."""
     path = part.name_of(row)
     content = Path(path).read_bytes()
-    image = read_image(path, part.max_pixels)
+    image = read_image(path, part.decoder.max_pixels)
     if content.startswith((JPEG_START, PNG_START)):
         plain = tf.io.decode_image(content, 3, expand_animations=False)
         if plain.shape == image.shape and not _is_turned(path):
