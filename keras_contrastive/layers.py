@@ -379,9 +379,9 @@ class _ViewIds:
         self._given = given
 
     def queued(self, views) -> tf.Tensor:
-        """The ids as a queue keeps them: unknown ones stay -1, for `views` views of every image."""
+        """The ids as a queue keeps them: unknown ones stay -1, for the first `views` views of every image."""
         given = (
-            self._given
+            self._given[:, :views]
             if self.differ
             else tf.repeat(self._given[:, None], views, axis=1)
         )

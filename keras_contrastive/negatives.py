@@ -234,7 +234,8 @@ def _similarity(anchors, candidates) -> tf.Tensor:
         tf.stop_gradient(normalize_rows(tf.cast(rows, tf.float32)))
         for rows in (anchors, candidates)
     )
-    return tf.matmul(anchors, candidates, transpose_b=True)
+    similarity = tf.matmul(anchors, candidates, transpose_b=True)
+    return tf.clip_by_value(similarity, -1.0, 1.0)  # rounding may go beyond
 
 
 def _check_similarity(max_similarity) -> None:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -44,6 +45,15 @@ def run(main) -> int:
         file=sys.stderr,
     )
     return code
+
+
+def reason(error: Exception) -> str:
+    """One line of an error; of what TensorFlow hands on from Python, the Python error's own message."""
+    text = str(error)
+    found = re.search(r"\bValueError: (.+)", text)
+    if found and type(error).__module__.startswith("tensorflow"):
+        return found[1]
+    return f"{type(error).__name__}: {text}"
 
 
 def note(text: str) -> None:

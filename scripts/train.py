@@ -24,6 +24,7 @@ from _console import (
     integer,
     note,
     positive,
+    reason,
     run,
 )
 from _run_folder import RunFolder
@@ -212,7 +213,7 @@ def main(argv=None):
     except (
         Exception
     ) as error:  # one line instead of a traceback: disk full, out of memory, ...
-        raise Failure(f"{type(error).__name__}: {error}", code=1) from error
+        raise Failure(reason(error), code=1) from error
     return 0
 
 

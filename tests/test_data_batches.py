@@ -18,6 +18,8 @@ from tests.test_data_part import numbered, numbers
 PIPELINES = {
     "batches": data.batches,
     "triplets": data.triplets,
+    "pairs": data.pairs,
+    "pairs_by_label": lambda *args, **kwargs: data.pairs(*args, by="label", **kwargs),
     "triplets_by_label": lambda *args, **kwargs: data.triplets(
         *args, by="label", **kwargs
     ),

@@ -265,7 +265,7 @@ class FilePart(DecodedExamples):
 
     @property
     def content(self) -> list:
-        return [(path, *_size_and_date(path)) for path in self.paths.tolist()]
+        return [(path, *size_and_date(path)) for path in self.paths.tolist()]
 
     def example(self, row: int) -> np.ndarray:
         return self.decoder.fit(read_image(self.name_of(row), self.decoder.max_pixels))
@@ -278,7 +278,7 @@ class FilePart(DecodedExamples):
         return self.decoder.attempt(paths, tf.io.read_file)
 
 
-def _size_and_date(path) -> tuple[int, int]:
+def size_and_date(path) -> tuple[int, int]:
     try:
         found = os.stat(path)
     except OSError:

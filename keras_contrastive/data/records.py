@@ -33,6 +33,7 @@ from keras_contrastive.data.files import (
     Decoder,
     Unreadable,
     read_bytes,
+    size_and_date,
 )
 from keras_contrastive.data.images import resize
 from keras_contrastive.data.part import checked_labels
@@ -132,7 +133,7 @@ class RecordPart(DecodedExamples):
 
     @property
     def content(self) -> list:
-        return [self.fingerprint, *(Path(file).name for file in self.index.files)]
+        return [self.fingerprint, *((f, *size_and_date(f)) for f in self.index.files)]
 
     def name_of(self, row: int) -> str:
         file = self.index.files[self.index.shard[row]]
@@ -251,17 +252,21 @@ def read_records(
     Raises:
         ValueError: there are no such shards, or they hold no images; or damage, with `on_damage="stop"`.
     """
-    files = [folder] if folder.is_file() else sorted(folder.glob(f"{name}*.tfrecord*"))
+    files = [folder]
+    if not folder.is_file():  # a pipe would be waited for without end
+        found = folder.glob(f"{name}*.tfrecord*")
+        files = sorted(file for file in found if file.is_file())
     if not files:
         raise ValueError(f"'{folder}' must hold TFRecord shards ({name}*.tfrecord).")
     folder = folder.parent if folder.is_file() else folder
-    counts = _read_counts(folder)
-    index = _stored_index(folder, name, files) if counts else None
+    counts = read_counts(folder)
+    form = index = None
+    if counts:
+        form = Form(tuple(counts["image_shape"]), counts["encoding"] == "raw")
+        index = _stored_index(folder, name, files)
     damage = []
     if index is None:
-        index, form = scan(files, damage)
-    else:
-        form = Form(tuple(counts["image_shape"]), counts["encoding"] == "raw")
+        index, form = scan(files, damage, form)
     index = _without_lost_ends(index, damage)
     if damage and on_damage == "stop":
         raise ValueError(f'{damage[0]}. With on_damage="skip" it is left out.')
@@ -271,9 +276,12 @@ def read_records(
     return index, form, counts
 
 
-def _read_counts(folder: Path) -> dict:
+def read_counts(folder: Path) -> dict:
+    """What `write_records` wrote down in a folder; empty where it did not."""
     try:
-        return json.loads((folder / "counts.json").read_text())
+        counts = json.loads((folder / "counts.json").read_text())
+        ours = isinstance(counts, dict) and "shards" in counts
+        return counts if ours else {}
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
@@ -298,7 +306,7 @@ def _stored_index(folder: Path, name: str, files: list[Path]) -> Index | None:
         raise ValueError(
             f"'{stored}' cannot be read: {error}. Without it the index is made anew: delete it."
         ) from error
-    return found if names == [file.name for file in files] else None
+    return found if set(names) >= {file.name for file in files} else None
 
 
 def _without_lost_ends(index: Index, damage: list[str]) -> Index:
@@ -307,10 +315,10 @@ def _without_lost_ends(index: Index, damage: list[str]) -> Index:
     ends = index.start + index.length + FOOTER
     lost = ends > np.array(sizes)[index.shard]
     for shard in np.unique(index.shard[lost]).tolist():
-        numbers = index.number[lost & (index.shard == shard)]
+        numbers, file = index.number[lost & (index.shard == shard)], index.files[shard]
+        reason = "the file is cut short" if os.path.isfile(file) else "no such file"
         damage.append(
-            f"{index.files[shard]}, record {numbers.min()}: the file is cut short, "
-            f"{len(numbers)} records are lost"
+            f"{file}, record {numbers.min()}: {reason}, {len(numbers)} records are lost"
         )
     return index.take(np.flatnonzero(~lost)) if lost.any() else index
 
@@ -326,6 +334,9 @@ def scan(
             try:
                 features = tf.train.Example.FromString(content).features.feature
                 form = form or _form_of(features)
+                images = features[form.image_key].bytes_list.value
+                if len(images) != 1:
+                    raise ValueError(f"`{form.image_key}` holds {len(images)} of them")
                 label = (
                     features[form.label_key].int64_list.value if form.label_key else ()
                 )
@@ -345,7 +356,8 @@ def scan(
         reason = f" {damage[0]}." if damage else ""
         raise ValueError(f"'{files[0]}' and its like hold no images.{reason}")
     types = (np.int32, np.int32, np.int64, np.int64, np.uint32, np.int64)
-    columns = [np.array(column, type_) for column, type_ in zip(zip(*rows), types)]
+    columns = zip(*rows) if rows else [()] * len(types)
+    columns = [np.array(column, type_) for column, type_ in zip(columns, types)]
     return Index([str(file) for file in files], *columns), form
 
 

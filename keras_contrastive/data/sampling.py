@@ -6,6 +6,7 @@ drawn is a function of (seed, epoch, step). By label, examples of unknown class 
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,7 @@ class HardSampler(tf.Module):
         super().__init__()
         check_at_least(0, hardness=hardness)
         check_integer(1, choices=choices)
-        self.size = part if isinstance(part, int) else len(part)
+        self.size = part if isinstance(part, Integral) else len(part)
         check_integer(1, part=self.size)
         self.hardness, self.choices = hardness, choices
         with tf.device("CPU:0"):  # where `tf.data` runs

@@ -16,7 +16,7 @@ from keras_contrastive._random import shuffled
 from keras_contrastive.data.files import DecodedExamples, FilePart, read_image
 from keras_contrastive.data.images import JPEG_START, PNG_START
 from keras_contrastive.data.part import Examples
-from keras_contrastive.data.records import ARRAYS, Form, scan
+from keras_contrastive.data.records import ARRAYS, Form, read_counts, scan
 from keras_contrastive.data.stream import Stream
 
 ENCODINGS = ("png", "jpeg", "raw", "files")
@@ -35,12 +35,14 @@ def write_records(
 ) -> dict:
     """Write the examples of `parts` into TFRecord shards below `folder`.
 
-    In a random order, so that neighbours in a shard are of all classes (of a `Stream`: shard by shard). Each record is a `tf.train.Example` with
-    `image` (bytes), `label` (int64, -1 unknown) and `number` (int64, which example of its part it was). A shard
-    appears when it is complete; called again with the same arguments, the function writes what is missing.
+    In a random order, so that neighbours in a shard are of all classes (of a `Stream`: shard by shard). Each record
+    is a `tf.train.Example` with `image` (bytes), `label` (int64, -1 unknown) and `number` (int64, which example of
+    its part it was). A shard appears when it is complete; called again with the same arguments, the function writes
+    what is missing.
 
     Args:
-        parts: "train" and, if there is one, "test", with their examples. What cannot be read is left out.
+        parts: "train" and, if there is one, "test", with their examples: single images of one shape. What cannot be
+            read is left out.
         folder: Where to; made if it is missing.
         encoding: How images are stored: "png" (lossless), "jpeg" (quality 95), "raw" (pixels: the largest files,
             and no decoding), or "files" (of a `FilePart`: JPEG and PNG files as they are, not resized; other
@@ -53,25 +55,22 @@ def write_records(
         The content of `counts.json`.
 
     Raises:
-        ValueError: an option is out of its range, `folder` holds shards of other examples or options, or cannot
+        ValueError: an option is out of its range, the examples are no such, `folder` holds shards of other examples or options, or cannot
             be written.
     """
     check_choice("encoding", encoding, ENCODINGS)
     check_integer(1, examples_per_shard=examples_per_shard)
     check_integer(0, seed=seed)
     folder = Path(folder)
+    _check_parts(parts, encoding)
     first = next(iter(parts.values()))
     keep_files = encoding == "files"
-    if keep_files and not all(isinstance(part, FilePart) for part in parts.values()):
-        raise ValueError(
-            '`encoding="files"` needs image files. Received: examples that are none; use "png".'
-        )
     made = {
         "encoding": encoding,
         "image_shape": [0, 0, 3] if keep_files else list(first.image_shape),
         "class_names": getattr(first, "class_names", None),
-        "examples_per_shard": examples_per_shard,
-        "seed": seed,
+        "examples_per_shard": int(examples_per_shard),  # NumPy's are not for JSON
+        "seed": int(seed),
         "examples": {name: _fingerprint(part) for name, part in parts.items()},
     }
     try:
@@ -88,13 +87,40 @@ def write_records(
         raise ValueError(
             f"'{folder}' cannot be written: {error.strerror or error}."
         ) from error
+    except (tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError) as error:
+        raise ValueError(f"'{folder}' cannot be written: {error.message}.") from error
     return counts
+
+
+def _check_parts(parts: dict, encoding: str) -> None:
+    if not parts:
+        raise ValueError("`parts` must not be empty.")
+    if encoding == "files":
+        if not all(isinstance(part, FilePart) for part in parts.values()):
+            raise ValueError(
+                '`encoding="files"` needs image files. Received: examples that are none; use "png".'
+            )
+        return
+    for name, part in parts.items():
+        if isinstance(part, Examples) and part.views is not None:
+            raise ValueError(
+                f"`parts` must be of single images. Received: {name} is a {type(part).__name__}."
+            )
+    shapes = [tuple(part.image_shape) for part in parts.values()]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"`parts` must have images of one shape. Received: {', '.join(map(str, shapes))}."
+        )
+    if encoding != "raw" and shapes[0][2] not in (1, 3):
+        raise ValueError(
+            f'`encoding="{encoding}"` is for images of 1 or 3 channels. Received: {shapes[0]}; use "raw".'
+        )
 
 
 def _begun(folder: Path, made: dict) -> dict:
     """What was written before, by the same arguments; or a new beginning."""
-    file = folder / "counts.json"
-    if not file.exists():
+    counts = read_counts(folder)
+    if not counts:
         others = sorted(folder.glob("*.tfrecord*"))
         if others:
             raise ValueError(
@@ -102,7 +128,6 @@ def _begun(folder: Path, made: dict) -> dict:
                 "Name another folder."
             )
         return {**made, "shards": {}}
-    counts = json.loads(file.read_text())
     for name, value in made.items():
         if counts.get(name) != value:
             raise ValueError(
@@ -119,10 +144,14 @@ def _write_part(folder, name, part, counts, progress) -> None:
     files = [f"{name}-{shard:05d}-of-{shards:05d}.tfrecord" for shard in range(shards)]
     done = [f in counts["shards"] and (folder / f).exists() for f in files]
     first = done.index(False) if False in done else shards
+    # The rows of a piece of a stream are counted from its beginning.
+    offset = size if isinstance(part, Stream) else 0
     for shard, (examples, rows) in enumerate(_pieces(part, size, counts, first), first):
         file = folder / files[shard]
         if not done[shard]:
-            written = _write_shard(file, examples, rows, counts["encoding"])
+            written = _write_shard(
+                file, examples, rows, counts["encoding"], shard * offset
+            )
             counts["shards"][file.name] = {"count": written, "sha256": _sha256(file)}
             _write(folder / "counts.json", json.dumps(counts, indent=2) + "\n")
         if progress is not None:
@@ -155,7 +184,9 @@ def _count(part) -> int:
     return int(examples.reduce(np.int64(0), lambda count, *_: count + 1))
 
 
-def _write_shard(file: Path, part: Examples, rows: np.ndarray, encoding: str) -> int:
+def _write_shard(
+    file: Path, part: Examples, rows: np.ndarray, encoding: str, offset: int
+) -> int:
     """Write one shard, and return how many records it has. It appears under its name when it is complete."""
     unfinished = file.with_suffix(".tmp")
     written = 0
@@ -165,7 +196,7 @@ def _write_shard(file: Path, part: Examples, rows: np.ndarray, encoding: str) ->
             for row, image in zip(some.tolist(), _encoded(part, some, encoding)):
                 if image is not None:
                     label = -1 if part.labels is None else part.labels[row]
-                    writer.write(_example(image, label, row))
+                    writer.write(_example(image, label, offset + row))
                     written += 1
     os.replace(unfinished, file)
     return written
@@ -202,7 +233,10 @@ def _is_turned(path: str) -> bool:
     from PIL import Image
 
     with Image.open(path) as image:
-        return image.getexif().get(0x0112, 1) != 1
+        try:
+            return image.getexif().get(0x0112, 1) != 1
+        except Exception:  # a damaged EXIF block, which turns nothing
+            return False
 
 
 def encode(image: np.ndarray, encoding: str) -> bytes:
