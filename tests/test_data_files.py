@@ -129,6 +129,25 @@ def test_a_replacement_is_of_the_same_class_and_never_beside_itself(tmp_path):
         assert all(np.all(np.bincount(batch) == 2) for batch in ids)
 
 
+def test_a_triplet_for_which_there_is_no_replacement_gives_way_to_another(tmp_path):
+    paths = numbered_files(tmp_path, 15)
+    labels = np.array([0] * 6 + [1] * 6 + [2, 2, 3])
+    for k in (13, 14):  # one of two of a class, and one alone in its class
+        paths[k].write_bytes(b"damaged")
+    part = data.FilePart(paths, labels, image_size=SIZE)
+    for epoch in range(12):
+        images, ids = read(data.triplets(part, 14, by="label", epoch=epoch))
+        rows = number_of(images).reshape(-1, 3)
+        np.testing.assert_array_equal(labels[rows], ids.reshape(-1, 3))
+        assert np.all(labels[rows[:, 0]] == labels[rows[:, 1]])
+        assert np.all(labels[rows[:, 0]] != labels[rows[:, 2]])
+        assert np.all(rows[:, 0] != rows[:, 1])
+    for path in paths[:13]:
+        path.write_bytes(b"damaged")
+    with pytest.raises(tf.errors.OpError, match="that could take its place"):
+        read(data.triplets(part, 14, by="label"))
+
+
 def test_a_resumed_run_sees_the_same_replacements(tmp_path):
     paths = numbered_files(tmp_path, 30)
     for k in range(0, 30, 4):

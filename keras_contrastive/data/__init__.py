@@ -1,4 +1,4 @@
-"""Images in: sources by name, shuffled batches, and triplets sampled on the fly.
+"""Images in: sources by name, shuffled batches, and positives and negatives sampled on the fly.
 
     source = data.load("digits")
     dataset = data.batches(source.train, 128, seed=0)      # uint8 images, int64 ids
@@ -12,10 +12,13 @@ What `data.load` takes:
 | `mnist`, `fashion_mnist`, `cifar10`, `cifar100` | through `keras.datasets` (downloaded once) | yes | its own | as they are |
 | `npz:FILE` | `x_train`, and `x_test` if it is there | `y_train`, `y_test` | its own, else a fifth | as they are |
 | `folder:DIR` | JPEG, PNG, GIF, BMP and WebP files, made RGB | sub-folders | `test/` beside `train/`, else a fifth | 96 |
+| `csv:FILE` | files by their paths; or given pairs or triplets of them | a column, or pair ids | by a column, else a fifth | 96 |
+| `tfrecords:DIR` | shards of `write_records` or others | if they have them | `test*` beside `train*`, else a fifth | as they are; 96 where sizes differ |
 | `tfds:NAME` | through tensorflow-datasets (an extra) | if it has them | its own, else a fifth | as they are; 96 where sizes differ |
 
-Arrays of your own enter as `data.Part(images, labels)`. A new kind of source is one function in `source.py`
-and one line in `source.SOURCES`.
+Everything that `batches`, `pairs`, `triplets` and `class_balanced` draw from is a set of `Examples` with random access
+(`Part`: arrays; `FilePart`, `RecordPart`: decoded when asked for; `Given`: pairs and triplets) or a `Stream`: any
+`tf.data.Dataset`. A new kind of source is one function in `source.py` and one line in `source.SOURCES`.
 """
 
 from __future__ import annotations

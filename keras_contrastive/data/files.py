@@ -54,9 +54,10 @@ _TURNED = (
 class DecodedExamples(Examples):
     """Examples that are decoded when they are asked for, and may turn out to be unreadable.
 
-    In place of an example that cannot be read comes another, with its own id: the next readable one of the same
-    class or, without one, of any, and never one that stands beside it in a pair or triplet. It depends on the
-    examples alone, so that a resumed run sees the same ones.
+    In place of an example that cannot be read comes another, with its own id: the next readable one of the same class
+    or, without one, of any. In a pair or triplet it is never one that stands beside it, nor of another class: where
+    there is none, another pair or triplet of the batch comes again. It depends on the examples alone, so that a
+    resumed run sees the same ones.
 
     Args:
         image_shape: `(h, w, c)`.
@@ -168,33 +169,57 @@ class DecodedExamples(Examples):
         wanted = np.unique(rows[~got]).tolist()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = dict(zip(wanted, pool.map(self.try_example, wanted)))
-        rows_of, images_of = rows, images
         if rows.ndim == 1:
-            rows_of, images_of, got = rows[:, None], images[:, None], got[:, None]
-        for at in np.flatnonzero(~got.all(axis=1)):
-            for row in np.unique(rows_of[at][~got[at]]).tolist():
-                image, places = found[row], rows_of[at] == row
-                if image is None:
-                    row, image = self._substitute(row, set(rows_of[at].tolist()))
-                rows_of[at][places] = row
-                images_of[at][places] = image
+            for at in np.flatnonzero(~got):
+                rows[at], images[at] = self._in_place_of(rows[at], found, set(), True)
+            return images, rows
+        lost = [
+            at
+            for at in np.flatnonzero(~got.all(axis=1))
+            if not self._complete_tuple(images[at], got[at], rows[at], found)
+        ]
+        for at in lost:  # by another pair or triplet of the batch
+            donor = next((k for k in range(len(rows)) if k not in lost), None)
+            if donor is None:
+                raise ValueError(_NO_SUBSTITUTE.format(self.name_of(rows[at][0])))
+            rows[at], images[at] = rows[donor], images[donor]
         return images, rows
 
-    def _substitute(self, row: int, beside: set) -> tuple[int, np.ndarray]:
-        for candidate in itertools.islice(self._followers(row), TRIES):
+    def _complete_tuple(self, images, got, rows, found) -> bool:
+        """`complete` for one pair or triplet, in place. False where it would no longer be of the classes it was."""
+        for row in np.unique(rows[~got]).tolist():
+            places = rows == row
+            other = self._in_place_of(row, found, set(rows.tolist()), False)
+            if other is None:
+                return False
+            rows[places], images[places] = other
+        return True
+
+    def _in_place_of(self, row: int, found: dict, beside: set, any_class: bool):
+        """The example itself, if it was found, or another that is not in `beside`: its row and its image."""
+        if found[row] is not None:
+            return row, found[row]
+        for candidate in itertools.islice(self._followers(row, any_class), TRIES):
             image = None if candidate in beside else self.try_example(candidate)
             if image is not None:
                 return candidate, image
-        raise ValueError(
-            f"{self.name_of(row)} cannot be read, nor any of up to {TRIES} that could take its place."
-        )
+        if any_class:
+            raise ValueError(_NO_SUBSTITUTE.format(self.name_of(row)))
+        return None
 
-    def _followers(self, row: int):
-        """The rows from `row` on, and round again: first those of its class."""
-        if self.labels is not None and self.labels[row] >= 0:
+    def _followers(self, row: int, any_class: bool):
+        """The rows from `row` on, and round again: those of its class, and perhaps then all."""
+        known = self.labels is not None and self.labels[row] >= 0
+        if known:
             same = np.flatnonzero(self.labels == self.labels[row])
             yield from np.roll(same, -np.searchsorted(same, row)).tolist()
-        yield from np.roll(np.arange(len(self)), -row).tolist()
+        if any_class or not known:
+            yield from np.roll(np.arange(len(self)), -row).tolist()
+
+
+_NO_SUBSTITUTE = (
+    "{} cannot be read, nor any of up to " + str(TRIES) + " that could take its place."
+)
 
 
 class FilePart(DecodedExamples):

@@ -368,6 +368,10 @@ def scan_shard(file: Path, damage: list[str]):
         for content in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
             yield number, at + HEADER, content
             number, at = number + 1, at + HEADER + len(content) + FOOTER
+        if at < os.path.getsize(
+            file
+        ):  # TensorFlow takes a piece of a header for the end
+            damage.append(f"{file}, record {number}: the file is cut short")
         return
     except tf.errors.DataLossError:
         pass  # TensorFlow goes on no further; the slow way does, and knows what is wrong

@@ -21,7 +21,7 @@ class Table:
         class_names: List of str, or None.
         grouped: The labels are pair ids: examples of one belong into one part.
         rows: int64 `(n, 2)` or `(n, 3)`, given pairs or triplets of paths, or None.
-        in_test: bool array, from a column `split`, for every path, or for every pair; or None.
+        in_test: bool array, from a column `split`, for every path, or for every pair; or None, also where all are train.
     """
 
     labels = class_names = rows = in_test = None
@@ -34,7 +34,7 @@ def read_table(file: Path, skipped: list[str]) -> Table:
     With a column `path` (or file, filename, image): single images, with `label` (or class; words or integers >=
     0, empty is unknown) or `pair_id` (examples of one id belong together), and `split` (train or test). Else two
     columns are given pairs and three are given triplets: anchor, positive, negative. The first line is a header
-    unless it names files. Files that are not there are left out and listed.
+    unless it names a file that is there. Files that are not there are left out and listed.
 
     Args:
         file: The CSV file, UTF-8.
@@ -48,13 +48,10 @@ def read_table(file: Path, skipped: list[str]) -> Table:
     """
     lines = _lines(file)
     first = lines[0][1]
-    header = (
-        None if _is_file(file, first[0]) else [name.strip().lower() for name in first]
-    )
-    if header is None:
-        pairs = len(first) > 1 and _is_file(file, first[1])
+    header = [name.strip().lower() for name in first]
+    if any(_is_file(file, cell) for cell in first):
         header = ["path", "label"][: len(first)]
-        if pairs:
+        if any(_is_file(file, cells[1]) for _, cells in lines if len(cells) > 1):
             header = ["anchor", "positive", "negative"][: len(first)]
     else:
         lines = lines[1:]
@@ -65,11 +62,14 @@ def read_table(file: Path, skipped: list[str]) -> Table:
             )
     if not lines:
         raise ValueError(f"'{file}' has a header and no lines.")
+    numbers = [number for number, _ in lines]
     columns = {
         name: [cells[at].strip() for _, cells in lines]
         for at, name in enumerate(header)
     }
     split = columns.pop("split", None)
+    if split:
+        split = _in_test(file, numbers, split)
     if not set(PATHS) & set(columns):
         return _given(file, columns, split, skipped)
     return _single(file, columns, split, skipped)
@@ -81,9 +81,13 @@ def _lines(file: Path) -> list[tuple[int, list[str]]]:
     try:
         with open(file, newline="", encoding="utf-8-sig") as text:
             reader = csv.reader(
-                text, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True
+                text,
+                delimiter="\t" if file.suffix.lower() == ".tsv" else ",",
+                strict=True,
             )
-            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
+            lines = [
+                (reader.line_num, cells) for cells in reader if "".join(cells).strip()
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"'{file}' cannot be read as CSV: {error}") from error
     if not lines:
@@ -104,8 +108,8 @@ def _single(file, columns, split, skipped) -> Table:
     elif "pair_id" in columns:
         values = [columns["pair_id"][at] for at in keep]
         table.labels, table.grouped = _numbered(values)[0], True
-    if split:
-        table.in_test = _in_test(file, [split[at] for at in keep])
+    if split is not None:
+        table.in_test = split[keep]
     return _checked(file, table)
 
 
@@ -123,14 +127,24 @@ def _given(file, columns, split, skipped) -> Table:
     rows = np.array([[number.get(p, -1) for p in tuple_] for tuple_ in zip(*cells)])
     whole = (rows >= 0).all(axis=1)
     table.rows = rows[whole]
-    if split:
-        table.in_test = _in_test(file, split)[whole]
+    if split is not None:
+        table.in_test = split[whole]
     return _checked(file, table)
 
 
 def _checked(file, table) -> Table:
-    if not table.paths or (table.rows is not None and not len(table.rows)):
+    if not table.paths:
         raise ValueError(f"'{file}': none of the files that it names is there.")
+    if table.rows is not None and not len(table.rows):
+        raise ValueError(
+            f"'{file}': none of the pairs or triplets that it names is there as a whole."
+        )
+    if table.in_test is not None and table.in_test.all():
+        raise ValueError(
+            f"'{file}' has no line of a file that is there whose `split` is 'train'."
+        )
+    if table.in_test is not None and not table.in_test.any():
+        table.in_test = None  # no test part: one is held out
     return table
 
 
@@ -149,12 +163,12 @@ def _numbered(values: list[str]) -> tuple[list[int], list[str]]:
     return [number.get(value, -1) for value in values], names
 
 
-def _in_test(file, values: list[str]) -> np.ndarray:
-    unknown = set(values) - {"train", "test"}
-    if unknown:
-        raise ValueError(
-            f"'{file}': `split` must be 'train' or 'test'. Found: {sorted(unknown)[0]!r}."
-        )
+def _in_test(file, numbers: list[int], values: list[str]) -> np.ndarray:
+    for number, value in zip(numbers, values):
+        if value not in ("train", "test"):
+            raise ValueError(
+                f"'{file}', line {number}: `split` must be 'train' or 'test'. Found: {value!r}."
+            )
     return np.array([value == "test" for value in values])
 
 

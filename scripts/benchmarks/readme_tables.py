@@ -80,6 +80,39 @@ def input_share() -> str:
     )
 
 
+def first_batch() -> str:
+    """How long a million files take to their first batch."""
+    result = _results.read("first_batch")
+    total = result["load_seconds"] + result["first_batch_seconds"]
+    return (
+        f"A folder of {result['images']:,} files (links, {result['classes']:,} classes) is listed and split in "
+        f"{result['load_seconds']:.1f} s and gives its first batch after **{total:.1f} s**; the last batch of epoch 7 "
+        f"takes {result['last_batch_of_epoch_7_seconds']:.1f} s. Memory: {result['megabytes']:.0f} MiB "
+        f"(`{result['command']}`)."
+    )
+
+
+def input_stall() -> str:
+    """How much longer a step takes with its input, one row a source."""
+    result = _results.read("input_stall")
+    rows = [
+        "| source | a step is longer by | a step | a batch alone |",
+        "|---|---|---|---|",
+    ]
+    for name, source in result["sources"].items():
+        rows.append(
+            f"| {name} | {100 * source['slower']:+.1f} % | {1e3 * source['seconds']:.0f} ms | "
+            f"{1e3 * source['input_alone_seconds']:.1f} ms |"
+        )
+    measurements = len(next(iter(result["sources"].values()))["all_seconds"])
+    how = (
+        f"`{result['command']}`: `{result['encoder']}` at {result['image_size']} pixels, batch "
+        f"{result['batch_size']}, views drawn in the step, beside the same step on one batch in memory; medians of "
+        f"the quotients of {measurements} interleaved pairs of measurements. {_machine(result)}"
+    )
+    return "\n".join([*rows, "", how])
+
+
 def losses() -> str:
     """Time and memory of the losses, one row a loss, size and library."""
     import losses as benchmark
@@ -188,7 +221,9 @@ def _duration(seconds: float) -> str:
 TABLES = {
     "digits": digits,
     "real_images": real_images,
+    "first_batch": first_batch,
     "input_share": input_share,
+    "input_stall": input_stall,
     "losses": losses,
     "augment": augment,
 }
