@@ -45,7 +45,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
     Args:
         loss: A loss of `keras_contrastive.losses`, or any callable `loss(ids, embeddings, sample_weight=None)`.
         negatives: A layer that remembers past embeddings. `negatives.EmbeddingQueue`: its rows are further candidates,
-            left out for anchors of the same id. `negatives.CrossBatchMemory`: rows of the same id are positives.
+            left out for anchors of the same id. `negatives.CrossBatchMemory`: rows of the same id are positives. Or a
+            subclass of these.
         learn_temperature: Learn the logarithm of the loss's temperature, from its value. Kept >= 0.01.
         seed: Integer, for losses that draw.
 

@@ -8,6 +8,7 @@ import types
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from keras_contrastive import data
@@ -255,6 +256,49 @@ def test_tfds_of_many_sizes_without_labels_is_resized_and_split(monkeypatch):
     assert source.train.image_shape == (96, 96, 3)
     assert source.train.labels is None
     assert data.load("tfds:fake", image_size=10).train.image_shape == (10, 10, 3)
+
+
+def test_tfds_without_a_cache_is_a_stream_of_undecoded_images(monkeypatch):
+    images = [example["image"] for example in examples(20)]
+    seen = {}
+
+    class Builder:
+        info = types.SimpleNamespace(
+            name="fake",
+            features={
+                "image": FakeFeature((None, None, 3)),
+                "label": FakeFeature((), ["cat", "dog"]),
+            },
+            supervised_keys=("image", "label"),
+            splits={"train": images},
+        )
+
+        def download_and_prepare(self):
+            pass
+
+        def as_dataset(self, split, shuffle_files, decoders):
+            seen[split] = (shuffle_files, decoders)
+            rows = images[:16] if split == "train[:80%]" else images[16:]
+            content = {
+                "image": [tf.io.encode_png(image).numpy() for image in rows],
+                "label": np.arange(len(rows)) % 2,
+            }
+            return tf.data.Dataset.from_tensor_slices(content)
+
+    decode = types.SimpleNamespace(SkipDecoding=lambda: "skip")
+    fake = types.SimpleNamespace(builder=lambda name: Builder(), decode=decode)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", fake)
+    source = data.load("tfds:fake", image_size=8, cache="none")
+    assert (source.train.count, source.test.count) == (16, 4)
+    assert seen == dict.fromkeys(
+        ["train[:80%]", "train[80%:]"], (False, {"image": "skip"})
+    )
+    for got, labels in data.batches(source.train, 4, by="label"):
+        rows = [
+            next(k for k in range(16) if np.array_equal(data.resize(images[k], 8), one))
+            for one in got
+        ]
+        np.testing.assert_array_equal(labels, np.array(rows) % 2)
 
 
 def test_tfds_that_cannot_serve_is_refused(monkeypatch):

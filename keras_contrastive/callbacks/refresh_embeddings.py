@@ -16,7 +16,8 @@ class RefreshEmbeddings(keras.callbacks.Callback):
     `RunCheckpoint(..., sampler=sampler)`, a run resumed in mid-epoch draws by the embeddings of that epoch's start.
 
     Args:
-        sampler: A `data.HardSampler`, or anything with its `set_embeddings` and `epoch`.
+        sampler: A `data.HardSampler`, or anything with its `set_embeddings`, `epoch` and `size`. It remembers the epoch
+            of its embeddings: a new run, from epoch 0, needs a new one.
         part: The examples that the sampler draws from.
         every: Integer >= 1: refresh in every so many epochs, and in the first.
         batch_size: Integer >= 1: how many images are embedded at once.

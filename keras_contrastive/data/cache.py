@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -65,8 +67,9 @@ def read_through_disk(
 ) -> tuple[MappedPart, np.ndarray]:
     """What can be read of `part`, decoded into a file below `folder`, or found there already.
 
-    The file belongs to these examples as they are: their names, sizes and dates, and the image size. Decoding
-    that was stopped goes on where it was.
+    The file belongs to these examples as they are: their names, sizes and dates, the image size, and how large an
+    image may be. Decoding that was stopped goes on where it was; of several processes one decodes, and the others
+    wait for it.
 
     Args:
         part: The examples.
@@ -76,19 +79,24 @@ def read_through_disk(
         The part, and which examples these are, int64 `(m,)`.
 
     Raises:
-        ValueError: nothing can be read, or the folder cannot be written.
+        ValueError: nothing can be read, or the folder cannot be written; or damage, with `on_damage="stop"`.
     """
-    key = hashlib.sha256(repr((part.image_shape, part.content)).encode()).hexdigest()
+    belongs_to = (part.image_shape, part.decoder.max_pixels, part.content)
+    key = hashlib.sha256(repr(belongs_to).encode()).hexdigest()
     file = folder / f"{key[:32]}.u8"
     shape = (len(part), *part.image_shape)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _decode_into(part, file, shape)
+        with open(file.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+            _decode_into(part, file, shape)
     except OSError as error:
         raise ValueError(
             f"The cache '{folder}' cannot be written: {error.strerror or error}. Name another folder."
         ) from error
     done = json.loads(file.with_suffix(".json").read_text())
+    if part.on_damage == "stop" and done["skipped"]:
+        raise ValueError(f'{done["skipped"][0]}. With on_damage="skip" it is left out.')
     part.skipped[:] = list(dict.fromkeys([*part.skipped, *done["skipped"]]))
     rows = np.delete(np.arange(len(part)), done["unreadable"])
     if not len(rows):
@@ -112,6 +120,10 @@ def _decode_into(part, file: Path, shape: tuple) -> None:
     if unfinished.exists() and state_file.exists():
         state = json.loads(state_file.read_text())
     mode = "r+" if state["next"] else "w+"
+    size = int(np.prod(shape, dtype=np.int64))
+    free = shutil.disk_usage(file.parent).free
+    if mode == "w+" and size > free:  # a mapped file that outgrows the disk ends Python
+        raise OSError(f"it needs {size / 1e9:.1f} GB, {free / 1e9:.1f} are free")
     images = np.memmap(unfinished, np.uint8, mode, shape=shape)
     listed = list(part.skipped)
 

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from keras_contrastive.data.files import DecodedExamples, Unreadable
+from keras_contrastive.data.files import DecodedExamples, Unreadable, read_into_memory
 from keras_contrastive.data.part import Examples, host_tensor
 
 
@@ -83,6 +83,11 @@ class Given(DecodedExamples):
                 "No pair or triplet is left of which every file can be read."
             )
         return Given(examples, rows[whole])
+
+    def in_memory(self) -> Given:
+        if isinstance(self.examples, DecodedExamples):
+            return self.over(*read_into_memory(self.examples))
+        return Given(self.examples.in_memory(), self.rows)
 
     @property
     def fingerprint(self) -> int:

@@ -345,12 +345,14 @@ def _tfds_streams(tfds, builder, name, options) -> Source:
     if "test" not in splits:
         names = ["train[:80%]", "train[80%:]"]
 
-    def stream(split):
-        def example(example):
-            found = {"image": example[image_key]}
-            classes = hasattr(features.get(label_key), "names")
-            return {**found, "label": example[label_key]} if classes else found
+    label = features[label_key] if label_key in features else None
+    has_classes = getattr(label, "names", None) is not None
 
+    def example(example):
+        found = {"image": example[image_key]}
+        return {**found, "label": example[label_key]} if has_classes else found
+
+    def stream(split):
         dataset = builder.as_dataset(
             split=split,
             shuffle_files=False,
