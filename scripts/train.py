@@ -238,7 +238,8 @@ def _data_name(spec: str) -> str:
     if kind in ("npz", "csv"):
         return Path(argument).stem
     if kind in ("folder", "tfrecords"):
-        return Path(argument).resolve().stem
+        path = Path(argument).resolve()
+        return path.stem if path.is_file() else path.name
     return argument.replace("/", "-")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from keras_contrastive import data
 from keras_contrastive.data.table import read_table
+from tests.test_data_files import numbered_files
 from tests.test_data_folder import picture, save
 
 LETTERS = "abcdefghij"
@@ -265,3 +266,19 @@ def test_load_of_a_table_that_is_not_there_is_refused(tmp_path):
     for name in ("gone.csv", "pipe.csv"):
         with pytest.raises(ValueError, match=f"There is no file '{tmp_path / name}'"):
             load(tmp_path / name)
+
+
+def test_pairs_that_share_a_file_are_not_parted_by_the_split(tmp_path):
+    numbered_files(tmp_path, 24)
+    names = [f"{k:03d}.png" for k in range(24)]
+    # Four chains of six files: of each, all pairs are in one part.
+    chains = [names[at : at + 6] for at in range(0, 24, 6)]
+    lines = [f"{a},{b}" for chain in chains for a, b in zip(chain, chain[1:])]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    source = data.load(f"csv:{tmp_path / 'pairs.csv'}", image_size=16, cache="none")
+    assert (len(source.train), len(source.test)) == (15, 5)
+    parts = [
+        {part.examples.name_of(row) for row in range(len(part.examples))}
+        for part in (source.train, source.test)
+    ]
+    assert not parts[0] & parts[1]

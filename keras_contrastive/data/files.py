@@ -12,6 +12,7 @@ import copy
 import io
 import itertools
 import os
+import stat
 import struct
 import sys
 import threading
@@ -260,6 +261,11 @@ class FilePart(DecodedExamples):
             check_integer(1, max_pixels=max_pixels)
         if len(paths) == 0:
             raise ValueError("`paths` must not be empty.")
+        odd = next((path for path in paths if _blocks(path)), None)
+        if odd is not None:
+            raise ValueError(
+                f"`paths` must be files. Received: a pipe or device, '{odd}'."
+            )
         # As bytes: names need not be valid in any encoding.
         self.paths = np.array([os.fsencode(path) for path in paths], object)
         self._path_tensor = None
@@ -301,6 +307,15 @@ class FilePart(DecodedExamples):
                 self._path_tensor = tf.constant(self.paths, tf.string)
         paths = tf.gather(self._path_tensor, rows)
         return self.decoder.attempt(paths, tf.io.read_file)
+
+
+def _blocks(path) -> bool:
+    """Whether reading might wait for ever. What is not there fails at once, when it is read."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def size_and_date(path) -> tuple[int, int]:

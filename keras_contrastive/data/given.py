@@ -26,6 +26,7 @@ class Given(DecodedExamples):
     Attributes:
         examples: As given.
         rows: int64 array.
+        groups: int64 `(n,)`: pairs and triplets of one number are connected, by an example or over others.
 
     Raises:
         ValueError: `rows` have another shape, name an example that is not there, or a triplet's negative is its
@@ -53,10 +54,9 @@ class Given(DecodedExamples):
                 )
         self.examples, self.rows = examples, rows.astype(np.int64)
         self.views = rows.shape[1]
-        if self.views == 2:
-            self._ids = _connected(self.rows, len(examples))
-        else:
-            self._ids = self.rows[:, [0, 0, 2]]
+        self.groups = _connected(self.rows, len(examples))
+        self._ids = self.groups if self.views == 2 else self.rows[:, [0, 0, 2]]
+        self._numbers = np.arange(len(rows))  # for messages, in sets taken of this one
         super().__init__(
             examples.image_shape,
             None,
@@ -70,7 +70,14 @@ class Given(DecodedExamples):
 
     def take(self, indices) -> Given:
         used, rows = np.unique(self.rows[indices], return_inverse=True)
-        return Given(self.examples.take(used), rows.reshape(-1, self.views))
+        return self._over(
+            self.examples.take(used), rows.reshape(-1, self.views), indices
+        )
+
+    def _over(self, examples, rows, of) -> Given:
+        given = Given(examples, rows)
+        given._numbers = self._numbers[of]
+        return given
 
     def over(self, examples: Examples, kept: np.ndarray) -> Given:
         """The same pairs over what was kept of the examples: integers, in order."""
@@ -82,7 +89,7 @@ class Given(DecodedExamples):
             raise ValueError(
                 "No pair or triplet is left of which every file can be read."
             )
-        return Given(examples, rows[whole])
+        return self._over(examples, rows[whole], whole)
 
     def in_memory(self) -> Given:
         if isinstance(self.examples, DecodedExamples):
@@ -100,7 +107,13 @@ class Given(DecodedExamples):
         return row
 
     def name_of(self, row: int) -> str:
-        return f"{'pair' if self.views == 2 else 'triplet'} {row}"
+        return f"{'pair' if self.views == 2 else 'triplet'} {self._numbers[row]}"
+
+    def try_example(self, row: int) -> np.ndarray | None:
+        try:
+            return self.example(row)
+        except Unreadable:  # the file is listed already
+            return None
 
     def example(self, row: int) -> np.ndarray:
         members = self.rows[row].tolist()
@@ -125,13 +138,13 @@ class Given(DecodedExamples):
 
 
 def _connected(pairs: np.ndarray, count: int) -> np.ndarray:
-    """For each pair, the smallest example that it is connected with. `(n,)`"""
+    """For each pair or triplet, the smallest example that it is connected with. `(n,)`"""
     root = np.arange(count)
-    while True:  # hand the smaller number on, and follow it, until nothing changes
+    while True:  # hand the smallest number on, and follow it, until nothing changes
         before = root.copy()
-        low = np.minimum(root[pairs[:, 0]], root[pairs[:, 1]])
-        np.minimum.at(root, pairs[:, 0], low)
-        np.minimum.at(root, pairs[:, 1], low)
+        low = root[pairs].min(axis=1)
+        for column in pairs.T:
+            np.minimum.at(root, column, low)
         root = root[root]
         if (root == before).all():
             return root[pairs[:, 0]]

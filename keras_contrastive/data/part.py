@@ -159,7 +159,7 @@ def checked_labels(labels, class_names, n: int):
 
 
 def hold_out(
-    part: Examples, seed: int, size: int | None = None, *, grouped: bool = False
+    part: Examples, seed: int, size: int | None = None, *, groups=None
 ) -> tuple[Examples, Examples]:
     """Split off a test part, stratified by label where there are labels.
 
@@ -169,7 +169,8 @@ def hold_out(
         part: What to split; at least 2 examples.
         seed: Integer >= 0. The same seed gives the same split.
         size: How many are held out. None: a fifth, at least one.
-        grouped: Labels are ids of pairs: a fifth of them is held out, each as a whole.
+        groups: Integers `(n,)`: examples of one number stay together, those of -1 are alone; a fifth of the groups
+            is held out, whatever the labels.
 
     Returns:
         `(train, test)`: disjoint, together the whole.
@@ -180,8 +181,8 @@ def hold_out(
             f"A test part can only be held out of 2 images or more. Received: {n} image. "
             "Add images, or a test part."
         )
-    if grouped:
-        return _hold_out_groups(part, seed)
+    if groups is not None:
+        return _hold_out_groups(part, seed, groups)
     size = max(1, round(n / 5)) if size is None else size
     strata = np.zeros(n, np.int64) if part.labels is None else part.labels
     # Epoch -1: the split must not be the order of an epoch in which the same examples are seen.
@@ -196,9 +197,8 @@ def hold_out(
     return _split(part, is_test)
 
 
-def _hold_out_groups(part, seed) -> tuple[Examples, Examples]:
-    alone = -2 - np.arange(len(part))  # an example of no id is a group of its own
-    groups = np.where(part.labels < 0, alone, part.labels)
+def _hold_out_groups(part, seed, groups) -> tuple[Examples, Examples]:
+    groups = np.where(groups < 0, -2 - np.arange(len(part)), groups)
     _, group = np.unique(groups, return_inverse=True)
     count = group.max() + 1
     if count < 2:

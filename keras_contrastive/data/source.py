@@ -261,7 +261,9 @@ def _tfrecords(folder, options) -> Source:
         )
         for name in names
     ]
-    return _finished(path.resolve().stem, parts, options, skipped)
+    path = path.resolve()
+    name = path.stem if path.is_file() else path.name
+    return _finished(name, parts, options, skipped)
 
 
 def _need_pillow(form: str) -> None:
@@ -278,8 +280,15 @@ def _finished(name, parts, options, skipped, grouped=False) -> Source:
         warnings.filterwarnings("ignore", module="PIL")
         parts = [_cached(part, options) for part in parts]
     if len(parts) == 1:
-        parts = hold_out(parts[0], options.seed, grouped=grouped)
+        parts = hold_out(parts[0], options.seed, groups=_groups(parts[0], grouped))
     return Source(name, *parts, skipped)
+
+
+def _groups(part, grouped: bool):
+    """Which examples must not be parted by the split: those of a pair id, pairs that share an image."""
+    if isinstance(part, Given):
+        return part.groups if len(np.unique(part.groups)) > 1 else None
+    return part.labels if grouped else None
 
 
 def _cached(part: DecodedExamples, options: Options) -> Examples:

@@ -147,6 +147,10 @@ def _write_part(folder, name, part, counts, progress) -> None:
     # The rows of a piece of a stream are counted from its beginning.
     offset = size if isinstance(part, Stream) else 0
     for shard, (examples, rows) in enumerate(_pieces(part, size, counts, first), first):
+        if shard == shards:
+            raise ValueError(
+                f"`count` of the stream must be the number of its examples. Received: {total}; there are more."
+            )
         file = folder / files[shard]
         if not done[shard]:
             written = _write_shard(
