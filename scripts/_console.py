@@ -56,6 +56,17 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
+def write_lines(path, lines) -> None:
+    """Write lines that hold the names of files, which need not be valid in any encoding."""
+    text = "".join(f"{line}\n" for line in lines)
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def read_lines(path) -> list[str]:
+    """What `write_lines` wrote."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+
+
 def note(text: str) -> None:
     """Say something that is not the result: on stderr."""
     print(text, file=sys.stderr, flush=True)

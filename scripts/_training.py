@@ -8,7 +8,7 @@ import sys
 
 import keras
 import numpy as np
-from _console import Failure, note, show_measures
+from _console import Failure, note, show_measures, write_lines
 from _progress import RunHistory, TrainingProgress
 
 import keras_contrastive as kc
@@ -49,7 +49,7 @@ class Job:
                 f"--batch-size must be from 2 to the number of training images, {len(source.train)}. "
                 f"Received: {options['batch_size']}."
             )
-        self.steps = len(source.train) // options["batch_size"]
+        self.steps = int(self._batches(0, 0).cardinality())
         keras.utils.set_random_seed(options["seed"])
         encoder = make_encoder(source.train.image_shape)
         self.recipe = kc.augment.get(options["augment"])(source.train.image_shape[0])
@@ -100,7 +100,7 @@ class Job:
     def _list_skipped(self, folder):
         skipped = self.source.skipped
         if skipped:
-            (folder / "skipped.txt").write_text("\n".join(skipped) + "\n")
+            write_lines(folder / "skipped.txt", skipped)
             note(
                 f"skipped   {len(skipped)} files or records, listed in {folder}/skipped.txt"
             )
@@ -174,17 +174,25 @@ class Job:
 
     def _dataset(self, epoch, step):
         seed = self.options["seed"]
-        dataset = self.method.dataset(
-            self.source.train,
-            self.options["batch_size"],
-            seed=seed,
-            epoch=epoch,
-            step=step,
-        )
+        dataset = self._batches(epoch, step)
         if self.options["augment_on"] == "pipeline":
             done = epoch * self.steps + step
             return kc.augment.map_dataset(dataset, self.recipe, seed=seed, step=done)
         return kc.augment.copy_ahead(dataset)
+
+    def _batches(self, epoch, step):
+        make, options = self.method.dataset, {}
+        if self.source.pair_ids:  # what belongs together is given, if not by pairs
+            make = kc.data.pairs if make is kc.data.batches else make
+            options = {"by": "label"}
+        return make(
+            self.source.train,
+            self.options["batch_size"],
+            seed=self.options["seed"],
+            epoch=epoch,
+            step=step,
+            **options,
+        )
 
     def _probes(self) -> list:
         """kNN on some training images during training: the test part is for the end alone."""
@@ -282,6 +290,8 @@ def judged_by(source, spec: str) -> kc.data.Source:
         if not isinstance(part, kc.data.Part):
             some = np.random.default_rng(0).permutation(len(part))[:most]
             part = part.take(np.sort(some)).in_memory()
+        if source.pair_ids:  # no classes to judge by
+            part = kc.data.Part(part.images)
         parts.append(part)
     return kc.data.Source(source.name, *parts)
 

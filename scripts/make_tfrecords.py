@@ -15,7 +15,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run without installing
 
-from _console import Failure, OneLineParser, import_quietly, integer, note, run
+from _console import (
+    Failure,
+    OneLineParser,
+    import_quietly,
+    integer,
+    note,
+    read_lines,
+    run,
+    write_lines,
+)
 
 
 def parse_args(argv=None):
@@ -111,11 +120,11 @@ def main(argv=None):
 
 def _list_skipped(file: Path, source) -> None:
     """Add what could not be read to what an earlier call that was stopped has listed."""
-    listed = file.read_text().splitlines() if file.exists() else []
+    listed = read_lines(file) if file.exists() else []
     found = [*source.skipped, *source.train.skipped, *source.test.skipped]
     lines = list(dict.fromkeys([*listed, *found]))
     if lines:
-        file.write_text("\n".join(lines) + "\n")
+        write_lines(file, lines)
         note(f"{len(lines)} images could not be read; they are listed in {file}")
 
 

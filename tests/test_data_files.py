@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import struct
+import zlib
 
 import keras
 import numpy as np
@@ -144,7 +146,10 @@ def test_a_triplet_for_which_there_is_no_replacement_gives_way_to_another(tmp_pa
         assert np.all(rows[:, 0] != rows[:, 1])
     for path in paths[:13]:
         path.write_bytes(b"damaged")
-    with pytest.raises(tf.errors.OpError, match="that could take its place"):
+    with pytest.raises(
+        tf.errors.OpError,
+        match=r"No pair or triplet of a batch of 14 could be read: .*\.png: ",
+    ):
         read(data.triplets(part, 14, by="label"))
 
 
@@ -308,3 +313,54 @@ def test_training_goes_through_500_damaged_files(tmp_path, cache):
     assert len(set(source.skipped)) == len(source.skipped)
     for line in source.skipped:
         assert int(os.path.basename(line.partition(": ")[0])[:3]) >= 100, line
+
+
+def chunk(kind, content):
+    crc = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def odd_but_readable(folder):
+    """Images on which TensorFlow and Pillow do not agree. Returns their paths."""
+    png = encoded(picture(), "PNG")
+    text = bytearray(chunk(b"tEXt", b"Comment\0words"))
+    text[-1] ^= 0xFF  # a checksum that matters to Pillow alone
+    jpeg = encoded(picture(), "JPEG")
+    xmp = b"http://ns.adobe.com/xap/1.0/\0" + (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(picture(), "JPEG", exif=exif)
+    profile = b"\xff\xe2" + struct.pack(">H", 60_002) + bytes(60_000)
+    contents = {
+        "text.png": png[:33] + bytes(text) + png[33:],
+        "xmp.jpg": jpeg[:2]
+        + b"\xff\xe1"
+        + struct.pack(">H", len(xmp) + 2)
+        + xmp
+        + jpeg[2:],
+        "late.jpg": turned[:2] + 2 * profile + turned[2:],
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
+
+
+def test_an_image_is_the_same_whatever_was_read_beside_it(tmp_path):
+    odd = odd_but_readable(tmp_path)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n")
+    for path in odd:
+        alone = data.FilePart([path] * 8, image_size=24)
+        beside = data.FilePart([path] * 7 + [broken], image_size=24)
+        resized = data.FilePart([path] * 8, image_size=24)
+        resized.decoder.fit(np.zeros((9, 9, 3), np.uint8))  # sizes differ from now on
+        rows = tf.range(8, dtype=tf.int64)
+        expected, _ = alone.read(rows)
+        for part in (beside, resized):
+            found, _ = part.read(rows)
+            np.testing.assert_array_equal(found[:7], expected[:7], err_msg=path.name)
+        assert alone.skipped == [] and len(beside.skipped) == 1

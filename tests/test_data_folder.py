@@ -314,3 +314,23 @@ def test_folders_named_like_parts_are_no_classes(names, tmp_path):
         (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match="which are no classes"):
         data.load(f"folder:{tmp_path}")
+
+
+def test_links_between_class_folders_are_passed_over_and_those_that_lead_out_followed(
+    tmp_path,
+):
+    root, outside = tmp_path / "photos", tmp_path / "elsewhere"
+    names = [f"class{k}" for k in range(10)]
+    for name in names:
+        save(root / name / "own.png")
+    for name in names:  # followed, these would be found some 10! times
+        for other in names:
+            (root / name / f"to-{other}").symlink_to(root / other)
+    save(outside / "deep" / "far.png")
+    (root / "class0" / "out").symlink_to(outside)
+    (root / "class1" / "out").symlink_to(outside / "deep")
+    with pytest.warns(UserWarning, match="a second link to"):
+        source = data.load(f"folder:{root}", image_size=8)
+    assert len(source.train) + len(source.test) == 11
+    labels = np.concatenate([source.train.labels, source.test.labels])
+    np.testing.assert_array_equal(np.bincount(labels), [2] + [1] * 9)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from keras_contrastive.data import records as records_module
 from keras_contrastive.data.part import host_tensor
 from tests.test_data_batches import read
 from tests.test_data_folder import damaged_files, picture, save
+from tests.test_data_part import numbered
 
 NAMES = ["ant", "bee", "cow"]
 
@@ -681,3 +683,44 @@ def test_record_part_taken_apart_keeps_its_records(tmp_path):
     images, of = part.read(host_tensor(np.array([[1, 2], [3, 1]])))
     np.testing.assert_array_equal(images, part.images[np.array([[1, 2], [3, 1]])])
     np.testing.assert_array_equal(of, [[1, 2], [3, 1]])
+
+
+def test_more_shards_than_may_be_open_are_all_read(tmp_path):
+    part = data.Part(numbered(300, size=4))
+    data.write_records({"train": part}, tmp_path, encoding="raw", examples_per_shard=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 120, hard))
+    try:
+        records = data.RecordPart(tmp_path)
+        _, ids = read(data.batches(records, 50))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    np.testing.assert_array_equal(np.sort(ids.ravel()), np.arange(300))
+    assert records.skipped == []
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["{}-00000-of-00001.tfrecord", "x-{}.tfrecord-00000-of-00001", "{}-00000-of-00001"],
+)
+@pytest.mark.parametrize("test", ["test", "validation"])
+def test_shards_by_the_names_of_others_are_split_as_they_say(tmp_path, form, test):
+    for name, count in (("train", 6), (test, 3)):
+        folder = tmp_path / f"made-{name}"
+        parts = {"train": data.Part(numbered(count, size=4))}
+        data.write_records(parts, folder)
+        (made,) = folder.glob("*.tfrecord")
+        (tmp_path / "all").mkdir(exist_ok=True)
+        made.rename(tmp_path / "all" / form.format(name))
+    source = data.load(f"tfrecords:{tmp_path / 'all'}", image_size=4)
+    assert (len(source.train), len(source.test)) == (6, 3)
+
+
+def test_shards_written_again_after_they_were_emptied_are_not_taken_for_whole(tmp_path):
+    part = data.Part(numbered(20, size=4))
+    data.write_records({"train": part}, tmp_path, examples_per_shard=5)
+    shard = sorted(tmp_path.glob("*.tfrecord"))[1]
+    shard.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"00001-of-00004.* 0 of its 5 records"):
+        data.write_records({"train": part}, tmp_path, examples_per_shard=5)

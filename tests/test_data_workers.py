@@ -95,7 +95,7 @@ def test_workers_under_a_strategy_get_their_shares():
 
 
 def test_too_many_workers_and_wrong_contexts_are_refused():
-    with pytest.raises(ValueError, match=r"Each of the 20 workers .* an epoch has 12"):
+    with pytest.raises(ValueError, match=r"Each of the 20 workers .* a batch of 8"):
         data.batches(part_of(100), 8, input_context=context(20, 0))
     with pytest.raises(ValueError, match=r"must be a tf.distribute.InputContext"):
         data.batches(part_of(100), 8, input_context=2)

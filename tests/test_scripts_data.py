@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 
 import numpy as np
@@ -119,3 +120,27 @@ def test_show_views_draws_of_shards(shards, tmp_path):
     out = tmp_path / "views.png"
     assert call("show_views", "--data", f"tfrecords:{shards}", "--out", out) == 0
     assert out.stat().st_size > 1000
+
+
+def test_train_by_pair_ids_trains_on_pairs_and_judges_by_no_class(folder, tmp_path):
+    names = [f"{folder}/cats/{k:03d}.png" for k in range(30)]
+    lines = [f"{name},{k // 2}" for k, name in enumerate(names)]
+    (tmp_path / "ids.csv").write_text("\n".join(["path,pair_id", *lines]) + "\n")
+    out = tmp_path / "run"
+    data = ["--data", f"csv:{tmp_path / 'ids.csv'}", "--image-size", 16]
+    assert call("train", *data, *QUICK, "--out", out) == 0
+    measured = json.loads((out / "metrics.json").read_text())
+    assert "knn" not in measured and np.all(np.isfinite(measured["history"]["loss"]))
+
+
+def test_a_damaged_file_of_any_name_is_listed(tmp_path):
+    numbered_files(tmp_path / "images", 12)
+    name = os.path.join(os.fsencode(tmp_path / "images"), b"caf\xe9.jpg")
+    with open(name, "wb") as file:
+        file.write(b"damaged")
+    for cache in ("memory", "none"):
+        out = tmp_path / cache
+        data = ["--data", f"folder:{tmp_path / 'images'}", "--cache", cache]
+        options = ["--image-size", 16, *QUICK, "--out", out]
+        assert call("train", *data, *options) == 0
+        assert b"caf\xe9.jpg: " in (out / "skipped.txt").read_bytes()

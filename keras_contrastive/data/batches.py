@@ -130,6 +130,7 @@ def pipeline(
         unit = batch_size * workers
         if whole and part.count is not None:
             steps = part.count // unit
+            _check_workers(steps, 1, workers, batch_size)
         _check_step(step, steps, epoch)
         dataset = _of_stream(
             part, make_plan, seed, by, shape, unit, epoch, step, workers, worker
@@ -140,11 +141,7 @@ def pipeline(
     labels = None if part.labels is None else host_tensor(part.labels)
     plan = make_plan(labels, len(part))
     batches = int(plan.num_batches)
-    if batches < workers:
-        raise ValueError(
-            f"Each of the {workers} workers of `input_context` needs a batch. Received: "
-            f"batch_size={batch_size}, of which an epoch has {batches}."
-        )
+    _check_workers(batches, workers, workers, batch_size)
 
     def load(epoch, step):
         rows = plan.batch(step * workers + worker, make_key(seed, epoch))
@@ -210,12 +207,20 @@ def passes(steps: int, epoch: int, step: int) -> tf.data.Dataset:
     return dataset.apply(tf.data.experimental.assert_cardinality(steps))
 
 
+def _check_workers(batches: int, needed: int, workers: int, batch_size: int) -> None:
+    if batches < needed:
+        raise ValueError(
+            f"Each of the {workers} workers of `input_context` needs a batch of {batch_size}. "
+            "Received: too few examples for that."
+        )
+
+
 def _check_step(step, steps, epoch) -> None:
     check_integer(0, step=step)
     if steps is not None and step >= steps:
         raise ValueError(
             f"`step` must be below the number of batches in an epoch, {steps}. Received: step={step}. "
-            f"The epoch after ends in epoch={epoch + 1}, step=0."
+            f"The next epoch starts at epoch={epoch + 1}, step=0."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,8 @@ import tensorflow as tf
 
 from keras_contrastive.data.files import DecodedExamples, decode_all
 from keras_contrastive.data.part import Examples
+
+FORMAT = 1  # another where the same file would be decoded to other pixels
 
 
 class MappedPart(Examples):
@@ -81,10 +82,12 @@ def read_through_disk(
     Raises:
         ValueError: nothing can be read, or the folder cannot be written; or damage, with `on_damage="stop"`.
     """
-    belongs_to = (part.image_shape, part.decoder.max_pixels, part.content)
+    belongs_to = (FORMAT, part.image_shape, part.decoder.max_pixels, part.content)
     key = hashlib.sha256(repr(belongs_to).encode()).hexdigest()
     file = folder / f"{key[:32]}.u8"
     shape = (len(part), *part.image_shape)
+    import fcntl  # not on Windows, where the rest of this library may be used
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(file.with_suffix(".lock"), "w") as lock:

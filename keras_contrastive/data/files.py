@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import abc
 import copy
+import errno
 import io
 import itertools
 import os
+import re
 import stat
 import struct
 import sys
@@ -45,11 +47,12 @@ _JPEG_OF_NO_SIZE = bytes.fromhex(
     "ffd8ffc0000b080001000101011100ffda0008010100003f00ffd9"
 )
 # A JPEG's EXIF entry for an orientation that is not upright: tag, type and count, in either byte order.
-_TURNED = (
-    r"\C*(?:\x12\x01[\x03\x04]\x00\x01\x00\x00\x00[\x02-\x08]"
+_ENTRY = (
+    r"(?:\x12\x01[\x03\x04]\x00\x01\x00\x00\x00[\x02-\x08]"
     r"|\x01\x12\x00\x03\x00\x00\x00\x01\x00[\x02-\x08]"
-    r"|\x01\x12\x00\x04\x00\x00\x00\x01\x00\x00\x00[\x02-\x08])\C*"
+    r"|\x01\x12\x00\x04\x00\x00\x00\x01\x00\x00\x00[\x02-\x08])"
 )
+_TURNED, _TURNED_BYTES = rf"\C*{_ENTRY}\C*", _ENTRY.encode()
 
 
 class DecodedExamples(Examples):
@@ -127,6 +130,18 @@ class DecodedExamples(Examples):
     def in_memory(self) -> Part:
         return read_into_memory(self)[0]
 
+    @property
+    def images(self) -> np.ndarray:
+        if self.views is not None:
+            return super().images
+        part, kept = read_into_memory(self)
+        if len(kept) < len(self):
+            raise ValueError(
+                f"{len(self) - len(kept)} of {len(self)} examples cannot be read; `in_memory()` leaves them out. "
+                f"The first: {self.skipped[0]}"
+            )
+        return part.images
+
     @abc.abstractmethod
     def key(self, row: int):
         """What an unreadable example is remembered by, here and in sets taken of this one."""
@@ -182,7 +197,10 @@ class DecodedExamples(Examples):
         for at in lost:  # by another pair or triplet of the batch
             donor = next((k for k in range(len(rows)) if k not in lost), None)
             if donor is None:
-                raise ValueError(_NO_SUBSTITUTE.format(self.name_of(rows[at][0])))
+                raise ValueError(
+                    f"No pair or triplet of a batch of {len(rows)} could be read: {self.skipped[-1]}. "
+                    "A larger batch leaves some."
+                )
             rows[at], images[at] = rows[donor], images[donor]
         return images, rows
 
@@ -237,7 +255,7 @@ class FilePart(DecodedExamples):
         on_damage: "skip": a file that cannot be read is replaced in its batch by the next readable one of its
             class (without labels: of all), and listed in `skipped`; "stop": it ends the iteration with an error
             that names it.
-        max_pixels: Integer > 0: an image whose header says more is refused before it is decoded; at most
+        max_pixels: Integer > 0: an image whose header says more is refused before it is decoded; GIF, BMP and WebP at most
             178,956,970, where Pillow refuses.
         skipped: A list to add "path: reason" to, for every file that cannot be read; None: a new one.
 
@@ -524,6 +542,7 @@ def read_image(path: str, max_pixels: int | None = None) -> np.ndarray:
             raise Unreadable("not a regular file")
         return read_bytes(Path(path).read_bytes(), max_pixels)
     except OSError as error:
+        check_lasting(error)
         raise Unreadable(error.strerror or str(error)) from error
 
 
@@ -531,36 +550,52 @@ def read_bytes(
     encoded: bytes, max_pixels: int | None = None, channels: int = 3
 ) -> np.ndarray:
     """`read_image` of a file's content; with `channels` 1, as grey."""
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    if not encoded:
+        raise Unreadable("empty file")
+    if not encoded.startswith((JPEG_START, PNG_START)):
+        return _read_by_pillow(encoded, limit, channels)
+    # As `Decoder.attempt` does it: what an image is must not depend on which of the two has read it.
+    try:
+        if encoded.startswith(PNG_START):
+            sides = struct.unpack(">II", encoded[16:24])
+        else:
+            sides = tf.io.extract_jpeg_shape(encoded).numpy()[1::-1].tolist()
+        _check_size(*sides, limit)
+        pixels = decode(encoded, channels).numpy()
+    except (struct.error, tf.errors.InvalidArgumentError) as error:
+        raise Unreadable("damaged image data") from error
+    return _UPRIGHT[orientation(encoded)](pixels)
+
+
+def _read_by_pillow(encoded: bytes, limit: int, channels: int) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
-    limit = MAX_PIXELS if max_pixels is None else max_pixels
     try:
-        if not encoded:
-            raise Unreadable("empty file")
-        if encoded.startswith(PNG_START) and len(encoded) >= 24:
-            _check_size(*struct.unpack(">II", encoded[16:24]), limit)
-        # Reads the header only.
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            width, height = image.size
-            _check_size(width, height, limit)
-            turn = _orientation(image, encoded)
-            if encoded.startswith((JPEG_START, PNG_START)):
-                pixels = decode(encoded, channels).numpy()
-            else:
-                pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-                pixels = pixels.reshape(height, width, channels)
+            _check_size(*image.size, limit)  # from the header
+            turn = image.getexif().get(0x0112, 1)
+            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+            return _UPRIGHT.get(turn, _UPRIGHT[1])(
+                pixels.reshape(*image.size[::-1], channels)
+            )
     except Unreadable:
+        raise
+    except MemoryError:
         raise
     except UnidentifiedImageError as error:
         raise Unreadable(
             f"not an image in one of the formats {', '.join(FORMATS)}"
         ) from error
-    except tf.errors.InvalidArgumentError as error:
-        raise Unreadable("damaged image data") from error
     except Exception as error:  # damaged headers make Pillow raise nearly anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreadable(reason.splitlines()[0]) from error
-    return _UPRIGHT[turn](pixels)
+
+
+def check_lasting(error: OSError) -> None:
+    """Raise an error that is the machine's at this moment, not the file's."""
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
+        raise error
 
 
 def _check_size(width: int, height: int, limit: int) -> None:
@@ -585,16 +620,19 @@ _UPRIGHT = {
 }
 
 
-def _orientation(image, encoded: bytes) -> int:
-    # Pillow decodes the whole PNG before it answers, so it is asked only where there is something to find.
-    if (
-        encoded.startswith(PNG_START)
-        and b"eXIf" not in encoded
-        and b"exif" not in encoded
-    ):
+def orientation(encoded: bytes) -> int:
+    """How a JPEG or PNG has to be turned, by its EXIF block, where that is one of those that `Decoder` finds."""
+    from PIL import Image
+
+    if encoded.startswith(PNG_START):
+        marked = b"eXIf" in encoded or b"exif" in encoded
+    else:
+        marked = re.search(_TURNED_BYTES, encoded[: 2**16])
+    if not marked:
         return 1
     try:
-        turn = image.getexif().get(0x0112, 1)
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            turn = image.getexif().get(0x0112, 1)
     except Exception:  # a damaged EXIF block does not make the pixels unreadable
         return 1
     return turn if turn in _UPRIGHT else 1

@@ -14,7 +14,8 @@ def list_folder(folder: Path, skipped: list[str]) -> tuple[list, list[str] | Non
     Sub-folders are classes, by the first level; deeper ones belong to their class. An image beside the
     sub-folders has the label -1, unknown; without sub-folders there are no labels. If there are both a
     `train/` and a `test/` folder, they are the split, with one list of classes, and whatever lies beside them
-    is not read. Hidden files, other extensions and links that lead back up are passed over.
+    is not read. Hidden files, other extensions, links that lead back up, and links
+    below a class to folders that are found without them are passed over.
 
     Args:
         folder: The folder.
@@ -66,34 +67,52 @@ def _refuse_other_splits(folder: Path) -> None:
         )
 
 
-def _image_files(
-    folder: str,
-    skipped: list[str],
-    class_name: str | None = None,
-    above: frozenset = frozenset(),
-):
-    """Yield (path, class) of all images below `folder`, in the order of their names."""
-    real = os.path.realpath(folder)
-    if real in above:  # a link that leads back up
-        return
-    try:
-        with os.scandir(folder) as entries:
-            entries = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        skipped.append(f"{folder}: {error.strerror}")
-        return
-    for entry in entries:
-        name = entry.name
-        if name.startswith("."):
-            continue
-        if _is(entry.is_dir):
-            below = name if not above else class_name
-            yield from _image_files(entry.path, skipped, below, above | {real})
-        elif name.lower().endswith(EXTENSIONS):
-            if _is(entry.is_file):
-                yield entry.path, class_name
-            else:  # a pipe would be waited for without end
-                skipped.append(f"{entry.path}: not a regular file")
+def _image_files(root: str, skipped: list[str]):
+    """Yield (path, class) of all images below `root`, in the order of their names."""
+    real_root = os.path.realpath(root)
+    seen = set()  # folders outside that links have led to
+
+    def below(folder: str, class_name: str | None):
+        try:
+            with os.scandir(folder) as entries:
+                entries = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            skipped.append(f"{folder}: {error.strerror}")
+            return
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if _is(entry.is_dir):
+                is_class = folder == root
+                if not entry.is_symlink() or leads_on(entry.path, is_class):
+                    of = name if is_class else class_name
+                    yield from below(entry.path, of)
+            elif name.lower().endswith(EXTENSIONS):
+                if _is(entry.is_file):
+                    yield entry.path, class_name
+                else:  # a pipe would be waited for without end
+                    skipped.append(f"{entry.path}: not a regular file")
+
+    def leads_on(link: str, is_class: bool) -> bool:
+        """Whether a link to a folder is followed: as a class of its own, or to images that are found nowhere else."""
+        real = os.path.realpath(link)
+        if _is_within(real_root, real):
+            return False  # it leads back up
+        if _is_within(real, real_root):
+            return is_class  # else they have a place, and a class, already
+        for other in seen:
+            if _is_within(real, other) or _is_within(other, real):
+                skipped.append(f"{link}: a second link to '{other}'")
+                return False
+        seen.add(real)
+        return True
+
+    yield from below(root, None)
+
+
+def _is_within(folder: str, of: str) -> bool:
+    return folder == of or folder.startswith(of.rstrip(os.sep) + os.sep)
 
 
 def _is(kind) -> bool:

@@ -64,7 +64,10 @@ class Examples(abc.ABC):
         return np.concatenate(list(self.in_order(256).as_numpy_iterator()))
 
     def in_order(self, batch_size: int) -> tf.data.Dataset:
-        """All images in their order, once: for `model.predict`. uint8 `(batch_size or fewer, h, w, c)`."""
+        """All images in their order, once: for `model.predict`. uint8 `(batch_size or fewer, h, w, c)`.
+
+        What cannot be read is replaced, as in `read`; `in_memory()` leaves it out.
+        """
         rows = tf.data.Dataset.range(len(self)).batch(batch_size)
         return rows.map(lambda rows: self.read(rows)[0]).prefetch(tf.data.AUTOTUNE)
 
@@ -139,7 +142,7 @@ class Part(Examples):
 
 def host_tensor(array) -> tf.Tensor:
     """`array` as a tensor in host memory, where `tf.data` runs."""
-    with tf.device("CPU:0"):
+    with tf.init_scope(), tf.device("CPU:0"):  # never as a constant in a graph
         return tf.convert_to_tensor(array)
 
 

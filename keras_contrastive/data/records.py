@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import struct
 import sys
 import threading
@@ -27,12 +28,11 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_integer
 from keras_contrastive.data.files import (
-    MAX_PIXELS,
     PROGRESS_SECONDS,
     DecodedExamples,
     Decoder,
     Unreadable,
-    read_bytes,
+    check_lasting,
     size_and_date,
 )
 from keras_contrastive.data.images import resize
@@ -40,7 +40,11 @@ from keras_contrastive.data.part import checked_labels
 
 IMAGE_KEYS = ("image", "image/encoded", "image_raw", "encoded", "jpg", "png")
 LABEL_KEYS = ("label", "image/class/label", "class", "target")
+OPEN_FILES = 64  # shards that are open at the same time
 HEADER, FOOTER = 12, 4  # bytes about a record: length and its checksum; checksum
+
+
+_SHARD = re.compile(r"\.tfrecords?\b|-\d+-of-\d+$")
 
 
 @dataclasses.dataclass
@@ -147,6 +151,7 @@ class RecordPart(DecodedExamples):
         except Unreadable:
             raise
         except OSError as error:
+            check_lasting(error)
             raise Unreadable(error.strerror or str(error)) from error
         except Exception as error:  # protobuf's own exceptions, or a missing feature
             raise Unreadable("not a record of an image") from error
@@ -203,17 +208,21 @@ class RecordPart(DecodedExamples):
 
 
 class _OpenFiles:
-    """Files, each opened when it is first read from, and closed with the last reader."""
+    """Files, of which the last few that were read from stay open."""
 
     def __init__(self, paths: list[str]):
-        self._paths, self._open = paths, {}
+        self._paths, self._open = paths, {}  # the oldest first
         self._lock = threading.Lock()
 
     def read(self, file: int, start: int, length: int) -> bytes:
         with self._lock:
-            if file not in self._open:
-                self._open[file] = os.open(self._paths[file], os.O_RDONLY)
-        return os.pread(self._open[file], length, start)
+            descriptor = self._open.pop(file, None)
+            if descriptor is None:
+                descriptor = os.open(self._paths[file], os.O_RDONLY)
+            self._open[file] = descriptor
+            if len(self._open) > OPEN_FILES:
+                os.close(self._open.pop(next(iter(self._open))))
+            return os.pread(descriptor, length, start)
 
     def __del__(self):
         for descriptor in self._open.values():
@@ -227,7 +236,6 @@ class Form:
     shape: tuple[int, int, int]
     raw: bool = False
     image_key: str = "image"
-    label_key: str | None = "label"
 
     @property
     def varies(self) -> bool:
@@ -252,12 +260,11 @@ def read_records(
     Raises:
         ValueError: there are no such shards, or they hold no images; or damage, with `on_damage="stop"`.
     """
-    files = [folder]
-    if not folder.is_file():  # a pipe would be waited for without end
-        found = folder.glob(f"{name}*.tfrecord*")
-        files = sorted(file for file in found if file.is_file())
+    files = [folder] if folder.is_file() else shards_of(folder, name)
     if not files:
-        raise ValueError(f"'{folder}' must hold TFRecord shards ({name}*.tfrecord).")
+        raise ValueError(
+            f"'{folder}' must hold TFRecord shards ({name or 'NAME'}-00000-of-00010.tfrecord, or the like)."
+        )
     folder = folder.parent if folder.is_file() else folder
     counts = read_counts(folder)
     form = index = None
@@ -274,6 +281,25 @@ def read_records(
     if not len(index.start):
         raise ValueError(f"'{files[0]}' and its like hold no record that can be read.")
     return index, form, counts
+
+
+def shards_of(folder: Path, name: str) -> list[Path]:
+    """The shards of a part, by their names: `train-00000-of-00010`, `x-train.tfrecord-00000-of-00010`, ...
+
+    Args:
+        folder: Their folder.
+        name: "train", "test" (or validation, where there is no test) or "": all.
+    """
+    files = sorted(file for file in folder.iterdir() if _SHARD.search(file.name))
+    files = [file for file in files if file.is_file()]  # a pipe would be waited for
+    for word in {"": [""], "test": ["test", "validation", "val"]}.get(name, [name]):
+        of_word = (
+            re.compile(rf"(^|[-_.]){word}([-_.]|\d|$)") if word else re.compile("")
+        )
+        found = [file for file in files if of_word.search(file.name)]
+        if found:
+            return found
+    return []
 
 
 def read_counts(folder: Path) -> dict:
@@ -337,15 +363,12 @@ def scan(
                 images = features[form.image_key].bytes_list.value
                 if len(images) != 1:
                     raise ValueError(f"`{form.image_key}` holds {len(images)} of them")
-                label = (
-                    features[form.label_key].int64_list.value if form.label_key else ()
-                )
+                label = _label_of(features)
             except Exception as error:  # protobuf's own exceptions, or a strange record
                 damage.append(
                     f"{file}, record {number}: not a record of an image ({error})"
                 )
                 continue
-            label = label[0] if label else -1
             rows.append(
                 (shard, number, start, len(content), zlib.crc32(content), label)
             )
@@ -359,6 +382,16 @@ def scan(
     columns = zip(*rows) if rows else [()] * len(types)
     columns = [np.array(column, type_) for column, type_ in zip(columns, types)]
     return Index([str(file) for file in files], *columns), form
+
+
+def _label_of(features) -> int:
+    key = next((key for key in LABEL_KEYS if key in features), None)
+    if key is None:
+        return -1
+    values = features[key].int64_list.value
+    if len(values) != 1 or values[0] < -1:
+        raise ValueError(f"`{key}` must be one integer >= -1")
+    return values[0]
 
 
 def scan_shard(file: Path, damage: list[str]):
@@ -433,7 +466,4 @@ def _form_of(features) -> Form:
         raise ValueError(
             f"none of the features {', '.join(IMAGE_KEYS)}; it has {', '.join(sorted(features))}"
         )
-    label_key = next((key for key in LABEL_KEYS if key in features), None)
-    encoded = features[image_key].bytes_list.value[0]
-    channels = read_bytes(encoded, MAX_PIXELS).shape[2]
-    return Form((0, 0, channels), False, image_key, label_key)
+    return Form((0, 0, 3), False, image_key)

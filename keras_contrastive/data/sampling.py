@@ -315,7 +315,8 @@ def class_balanced(
     each, so that every class comes equally often (those of a round's incomplete last batch are left out, others
     each round). A class goes through its examples in a shuffled order and begins again, shuffled anew; the
     examples of a batch are different ones. **A class with fewer than `examples_per_class` examples** fills its places
-    by giving its examples again, each equally often to within one. Examples of unknown class (-1) take no part.
+    by giving its examples again, each equally often to within one. Examples of unknown class (-1) take no part. (Of a
+    class in which no file at all can be read, examples of others come, with their own ids.)
 
     An epoch has as many batches as the labelled examples fill, at least one. Passes, epochs, `step` and
     `input_context` are as of `batches`. A stream is sampled window by window; a window with fewer classes than

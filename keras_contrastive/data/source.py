@@ -19,7 +19,7 @@ from keras_contrastive.data.folder import list_folder
 from keras_contrastive.data.given import Given
 from keras_contrastive.data.images import resize, resize_array
 from keras_contrastive.data.part import Examples, Part, hold_out
-from keras_contrastive.data.records import RecordPart
+from keras_contrastive.data.records import RecordPart, shards_of
 from keras_contrastive.data.stream import Stream
 from keras_contrastive.data.table import read_table
 
@@ -41,6 +41,8 @@ class Source:
     train: Examples | Stream
     test: Examples | Stream
     skipped: list[str] = dataclasses.field(default_factory=list)
+    pair_ids: bool = False
+    """The labels are ids of pairs, not classes: for `pairs(..., by="label")`, nothing to judge by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +86,8 @@ def load(
         cache_dir: Folder of the disk cache. None: `keras_contrastive` in `$XDG_CACHE_HOME` or `~/.cache`.
         on_damage: "skip": files and records that cannot be read are left out, counted and listed; "stop": the first
             one raises an error that names it.
-        max_pixels: Integer > 0: an image whose header says more is not decoded. None: 100,000,000. At most
-            178,956,970, where Pillow refuses.
+        max_pixels: Integer > 0: an image whose header says more is not decoded. None: 100,000,000. (GIF,
+            BMP and WebP: at most 178,956,970, where Pillow refuses.)
 
     Returns:
         A `Source`. Files that could not be read are in its `skipped`, and a warning gives their number.
@@ -247,9 +249,9 @@ def _tfrecords(folder, options) -> Source:
     if not path.exists():
         raise ValueError(f"There is no folder or file '{path}'.")
     skipped: list[str] = []
-    names = ["train", "test"]
-    if not all(any(path.glob(f"{name}*.tfrecord*")) for name in names):
-        names = ["train"] if any(path.glob("train*.tfrecord*")) else [""]
+    names = [""]
+    if path.is_dir() and shards_of(path, "train"):
+        names = ["train", "test"] if shards_of(path, "test") else ["train"]
     parts = [
         RecordPart(
             path,
@@ -281,7 +283,7 @@ def _finished(name, parts, options, skipped, grouped=False) -> Source:
         parts = [_cached(part, options) for part in parts]
     if len(parts) == 1:
         parts = hold_out(parts[0], options.seed, groups=_groups(parts[0], grouped))
-    return Source(name, *parts, skipped)
+    return Source(name, *parts, skipped, grouped)
 
 
 def _groups(part, grouped: bool):

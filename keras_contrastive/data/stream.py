@@ -38,7 +38,7 @@ class Stream:
         max_pixels: As of `FilePart`.
 
     Raises:
-        ValueError: the dataset's elements are no such examples, or it is endless.
+        ValueError: the dataset's elements are no such examples, or it is endless (without shards), or there are none.
 
     Example:
         >>> files = tf.io.gfile.glob("images-*.tfrecord")
@@ -69,6 +69,8 @@ class Stream:
                 "`dataset` must be a tf.data.Dataset, or, with `shards`, a function from a shard to one. "
                 f"Received: {type(dataset).__name__}, shards={shards!r}."
             )
+        if shards is not None and not len(shards):
+            raise ValueError("`shards` must not be empty. Received: no shards.")
         self._dataset, self._shards = dataset, shards
         self.buffer, self.on_damage = buffer, on_damage
         self.skipped, self.unreadable = [], set()

@@ -49,6 +49,13 @@ def read_table(file: Path, skipped: list[str]) -> Table:
     lines = _lines(file)
     first = lines[0][1]
     header = [name.strip().lower() for name in first]
+    if len(lines) > 1 and len(header) in (2, 3):
+        if all(_is_file(file, cell) for cell in lines[1][1]):
+            header = ["anchor", "positive", "negative"][: len(header)]
+    if len(set(header)) < len(header):
+        raise ValueError(
+            f"'{file}' must have columns of different names. Found: {first}."
+        )
     if any(_is_file(file, cell) for cell in first):
         header = ["path", "label"][: len(first)]
         if any(_is_file(file, cells[1]) for _, cells in lines if len(cells) > 1):
@@ -104,7 +111,7 @@ def _single(file, columns, split, skipped) -> Table:
     label = next((name for name in LABELS if name in columns), None)
     if label:
         values = [columns[label][at] for at in keep]
-        table.labels, table.class_names = _classes(values)
+        table.labels, table.class_names = _classes(file, values)
     elif "pair_id" in columns:
         values = [columns["pair_id"][at] for at in keep]
         table.labels, table.grouped = _numbered(values)[0], True
@@ -148,12 +155,17 @@ def _checked(file, table) -> Table:
     return table
 
 
-def _classes(values: list[str]) -> tuple[list[int], list[str] | None]:
+def _classes(file, values: list[str]) -> tuple[list[int], list[str] | None]:
     if all(
         (value.isascii() and value.isdigit()) or value in ("", "-1") for value in values
     ):
-        return [int(value or -1) for value in values], None
-    return _numbered(values)
+        labels = [int(value or -1) for value in values]
+        if max(labels) > np.iinfo(np.int64).max:
+            raise ValueError(
+                f"'{file}' must have labels below 2^63. Found {max(labels)}."
+            )
+        return labels, None
+    return _numbered(["" if value == "-1" else value for value in values])
 
 
 def _numbered(values: list[str]) -> tuple[list[int], list[str]]:

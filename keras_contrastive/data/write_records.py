@@ -13,7 +13,13 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_choice, check_integer
 from keras_contrastive._random import shuffled
-from keras_contrastive.data.files import DecodedExamples, FilePart, read_image
+from keras_contrastive.data.files import (
+    DecodedExamples,
+    FilePart,
+    Unreadable,
+    orientation,
+    read_bytes,
+)
 from keras_contrastive.data.images import JPEG_START, PNG_START
 from keras_contrastive.data.part import Examples
 from keras_contrastive.data.records import ARRAYS, Form, read_counts, scan
@@ -175,8 +181,8 @@ def _pieces(part, size: int, counts: dict, first: int):
         yield part, order[at : at + size]
 
 
-def _fingerprint(part) -> int | None:
-    return None if isinstance(part, Stream) else part.fingerprint
+def _fingerprint(part) -> int | str:
+    return repr(part.image_shape) if isinstance(part, Stream) else part.fingerprint
 
 
 def _count(part) -> int:
@@ -202,6 +208,10 @@ def _write_shard(
                     label = -1 if part.labels is None else part.labels[row]
                     writer.write(_example(image, label, offset + row))
                     written += 1
+    with open(
+        unfinished, "rb"
+    ) as content:  # a power cut leaves the whole of it, or nothing
+        os.fsync(content.fileno())
     os.replace(unfinished, file)
     return written
 
@@ -222,25 +232,18 @@ def _encoded(part: Examples, rows: np.ndarray, encoding: str):
 
 
 def _own_bytes(part: FilePart, row: int) -> bytes:
-    """The file as it is, where a reader that knows only plain JPEG and PNG sees the same image."""
+    """The file as it is, where a reader that knows only plain JPEG and PNG sees the same image; else as PNG."""
     path = part.name_of(row)
-    content = Path(path).read_bytes()
-    image = read_image(path, part.decoder.max_pixels)
-    if content.startswith((JPEG_START, PNG_START)):
-        plain = tf.io.decode_image(content, 3, expand_animations=False)
-        if plain.shape == image.shape and not _is_turned(path):
-            return content
+    try:
+        content = Path(path).read_bytes()
+        image = read_bytes(content, part.decoder.max_pixels)
+    except (OSError, Unreadable) as error:
+        raise ValueError(
+            f"'{path}' could be read once, and not again: {error}"
+        ) from error
+    if content.startswith((JPEG_START, PNG_START)) and orientation(content) == 1:
+        return content
     return encode(image, "png")
-
-
-def _is_turned(path: str) -> bool:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        try:
-            return image.getexif().get(0x0112, 1) != 1
-        except Exception:  # a damaged EXIF block, which turns nothing
-            return False
 
 
 def encode(image: np.ndarray, encoding: str) -> bytes:
@@ -274,6 +277,13 @@ def _write_index(folder: Path, name: str, counts: dict) -> None:
     index, _ = scan(files, damage, form)
     if damage:
         raise ValueError(f"{damage[0]}. Delete the file and write it again.")
+    found = np.bincount(index.shard, minlength=len(files)).tolist()
+    for file, count in zip(files, found):
+        wanted = counts["shards"][file.name]["count"]
+        if count != wanted:
+            raise ValueError(
+                f"'{file}' holds {count} of its {wanted} records. Delete the file and write it again."
+            )
     arrays = {key: getattr(index, key) for key in ARRAYS}
     new = folder / f"{name}.index.tmp.npz"
     np.savez(new, files=np.array([file.name for file in files]), **arrays)
