@@ -1,8 +1,9 @@
 """How much longer a training step takes because of its input: from arrays, TFRecord shards and a folder of JPEGs.
 
-Times `fit` with the real pipeline (shuffled every epoch, views drawn in the step) beside the same step on one batch
-that is in memory, in turns within one process: each measurement of a source next to one of the cached batch, of which
-the median of the quotients is kept. The images are crops of scikit-learn's two sample photographs.
+Times `fit` with the real pipeline (shuffled every epoch, views drawn in the step) and the same step on one batch that is
+in memory, in rounds within one process: each round measures all of them, one after the other. Kept are the medians of
+the rounds, by the clock and by the processors' time, and what a batch costs where nothing else runs. The images are
+crops of scikit-learn's two sample photographs.
 
 Example:
   python scripts/benchmarks/input_stall.py --image-size 32 --batch-size 256
@@ -33,13 +34,10 @@ def parse_args(argv=None):
         "--batch-size", type=int, default=256, help="images (default: 256)"
     )
     parser.add_argument(
-        "--steps", type=int, default=8, help="steps in a measurement (default: 8)"
+        "--steps", type=int, default=16, help="steps in a measurement (default: 16)"
     )
     parser.add_argument(
-        "--repeats", type=int, default=9, help="measurements of each (default: 9)"
-    )
-    parser.add_argument(
-        "--only", nargs="*", help="names of sources (default: all); nothing is kept"
+        "--rounds", type=int, default=12, help="measurements of each (default: 12)"
     )
     return parser.parse_args(argv)
 
@@ -60,57 +58,73 @@ def main(argv=None):
     encoder = kc.encoders.get(args.encoder)(shape)
     model = kc.recipes.simclr(encoder, augment=kc.augment.simclr(args.image_size))
 
-    def step_time(dataset) -> float:
-        start = time.perf_counter()
+    def step_time(dataset) -> tuple[float, float]:
+        """Seconds of a step, by the clock and of the processors."""
+        clock, busy = time.perf_counter(), time.process_time()
         model.fit(dataset, steps_per_epoch=args.steps, verbose=0, shuffle=False)
-        return (time.perf_counter() - start) / args.steps
+        clock, busy = time.perf_counter() - clock, time.process_time() - busy
+        return clock / args.steps, busy / args.steps
 
     with tempfile.TemporaryDirectory() as folder:
         parts = make_parts(Path(folder), args)
-        if args.only:
-            parts = {name: parts[name] for name in args.only}
         datasets = {
             name: kc.data.batches(part, args.batch_size) for name, part in parts.items()
         }
-        batch = next(iter(datasets[next(iter(datasets))]))
-        cached = tf.data.Dataset.from_tensors(batch).repeat()
-        for dataset in (cached, *datasets.values()):
+        batch = next(iter(datasets["arrays"]))
+        datasets["cached"] = tf.data.Dataset.from_tensors(batch).repeat()
+        for dataset in datasets.values():
             step_time(dataset)  # compiles
         times = {name: [] for name in datasets}
-        for _ in range(args.repeats):
+        for _ in range(args.rounds):
             for name, dataset in datasets.items():
-                times[name].append((step_time(cached), step_time(dataset)))
-        alone = {name: read_time(d, args.steps) for name, d in datasets.items()}
+                times[name].append(step_time(dataset))
+        alone = {name: batch_time(datasets[name], args.steps) for name in parts}
+    medians = {
+        name: [statistics.median(column) for column in zip(*measured)]
+        for name, measured in times.items()
+    }
+    cached, cached_busy = medians["cached"]
     sources = {}
-    for name, pairs in times.items():
-        share = statistics.median(real / ready for ready, real in pairs) - 1
+    for name in parts:
+        clock, busy = alone[name]
         sources[name] = {
-            "slower": share,
-            "seconds": statistics.median(real for _, real in pairs),
-            "cached_seconds": statistics.median(ready for ready, _ in pairs),
-            "input_alone_seconds": alone[name],
-            "all_seconds": pairs,
+            "slower": medians[name][0] / cached - 1,
+            "share_of_processors": busy / cached_busy,
+            "step_seconds": medians[name][0],
+            "batch_alone_seconds": clock,
+            "batch_alone_processor_seconds": busy,
         }
         print(
-            f"{name:16} step {1e3 * sources[name]['seconds']:.0f} ms, {share:+.1%}; a batch alone "
-            f"{1e3 * alone[name]:.1f} ms"
+            f"{name:16} step {1e3 * medians[name][0]:.0f} ms, {sources[name]['slower']:+.1%}; a batch alone "
+            f"{1e3 * clock:.1f} ms, {busy / cached_busy:.1%} of the processors' time"
         )
-    if not args.only:
-        options = {name: getattr(args, name) for name in ("encoder", "image_size")}
-        options["batch_size"] = args.batch_size
-        _results.write("input_stall", {**options, "sources": sources})
+    options = {
+        name: getattr(args, name) for name in ("encoder", "image_size", "rounds")
+    }
+    _results.write(
+        "input_stall",
+        {
+            **options,
+            "batch_size": args.batch_size,
+            "cached_seconds": cached,
+            "cached_processor_seconds": cached_busy,
+            "sources": sources,
+            "seconds": times,
+        },
+    )
     return 0
 
 
-def read_time(dataset, steps: int) -> float:
-    """Seconds for a batch where nothing else runs: what decoding costs."""
+def batch_time(dataset, steps: int) -> tuple[float, float]:
+    """Seconds for a batch where nothing else runs, by the clock and of the processors."""
     times = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(9):
+        clock, busy = time.perf_counter(), time.process_time()
         for _ in dataset:
             pass
-        times.append((time.perf_counter() - start) / steps)
-    return statistics.median(times)
+        clock, busy = time.perf_counter() - clock, time.process_time() - busy
+        times.append((clock / steps, busy / steps))
+    return tuple(statistics.median(column) for column in zip(*times))
 
 
 def make_parts(folder: Path, args) -> dict:

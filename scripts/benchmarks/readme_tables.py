@@ -96,19 +96,19 @@ def input_stall() -> str:
     """How much longer a step takes with its input, one row a source."""
     result = _results.read("input_stall")
     rows = [
-        "| source | a step is longer by | a step | a batch alone |",
+        "| source | a step is longer by | a batch alone | of the processors' time in a step |",
         "|---|---|---|---|",
     ]
     for name, source in result["sources"].items():
         rows.append(
-            f"| {name} | {100 * source['slower']:+.1f} % | {1e3 * source['seconds']:.0f} ms | "
-            f"{1e3 * source['input_alone_seconds']:.1f} ms |"
+            f"| {name} | {100 * source['slower']:+.1f} % | {1e3 * source['batch_alone_seconds']:.1f} ms | "
+            f"{100 * source['share_of_processors']:.1f} % |"
         )
-    measurements = len(next(iter(result["sources"].values()))["all_seconds"])
     how = (
         f"`{result['command']}`: `{result['encoder']}` at {result['image_size']} pixels, batch "
-        f"{result['batch_size']}, views drawn in the step, beside the same step on one batch in memory; medians of "
-        f"the quotients of {measurements} interleaved pairs of measurements. {_machine(result)}"
+        f"{result['batch_size']}, views drawn in the step, beside the same step on one batch in memory, "
+        f"{1e3 * result['cached_seconds']:.0f} ms; medians of {result['rounds']} interleaved rounds, which on this "
+        f"machine differ by a few percent from run to run. {_machine(result)}"
     )
     return "\n".join([*rows, "", how])
 
