@@ -133,7 +133,16 @@ def pipeline(
             _check_workers(steps, 1, workers, batch_size)
         _check_step(step, steps, epoch)
         dataset = _of_stream(
-            part, make_plan, seed, by, shape, unit, epoch, step, workers, worker
+            part,
+            make_plan,
+            unit,
+            seed=seed,
+            by=by,
+            epoch=epoch,
+            step=step,
+            shape=shape,
+            workers=workers,
+            worker=worker,
         )
         if steps is not None and step == 0:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
@@ -152,8 +161,10 @@ def pipeline(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def _of_stream(stream, make_plan, seed, by, shape, unit, epoch, step, workers, worker):
-    """Windows of a stream, each sampled as if it were a part. Only what is drawn is decoded."""
+def _of_stream(
+    stream, make_plan, unit, *, seed, by, epoch, step, shape, workers, worker
+) -> tf.data.Dataset:
+    """Windows of whole `unit`s of a stream, each sampled as if it were a part. Only what is drawn is decoded."""
     window_size = max(1, stream.buffer // unit) * unit
 
     def one_pass(now, start):
@@ -164,9 +175,8 @@ def _of_stream(stream, make_plan, seed, by, shape, unit, epoch, step, workers, w
             )
             key = fold(make_key(seed, now), _WINDOW + window)
 
-            def draw(
-                number,
-            ):  # a reference to the window goes with every batch, no copy
+            def draw(number):
+                # A reference to the window goes with every batch, no copy.
                 return plan.batch(number * workers + worker, key), content
 
             return tf.data.Dataset.range(plan.num_batches // workers).map(draw)
