@@ -287,7 +287,11 @@ class FilePart(DecodedExamples):
         # As bytes: names need not be valid in any encoding.
         self.paths = np.array([os.fsencode(path) for path in paths], object)
         self._path_tensor = None
-        self.decoder = Decoder((image_size, image_size, 3), max_pixels)
+        self.decoder = Decoder(
+            (image_size, image_size, 3),
+            max_pixels,
+            resizes=_size_of(paths[0]) != (image_size, image_size),
+        )
         super().__init__(
             self.decoder.image_shape,
             *checked_labels(labels, class_names, len(paths)),
@@ -336,6 +340,17 @@ def _blocks(path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def _size_of(path) -> tuple[int, int] | None:
+    """Width and height by the header of a file, or None."""
+    from PIL import Image
+
+    try:
+        with Image.open(os.fsdecode(path), formats=FORMATS) as image:
+            return image.size
+    except Exception:  # what is wrong with it turns up when it is read
+        return None
+
+
 def size_and_date(path) -> tuple[int, int]:
     try:
         found = os.stat(path)
@@ -347,22 +362,30 @@ def size_and_date(path) -> tuple[int, int]:
 class Decoder:
     """Decodes images into one shape: plain ones in TensorFlow's own threads, any that can be in Python.
 
-    In TensorFlow there are no branches, which would cost more than a small image. So images are taken as they are
-    until one of another size has been seen, and resized from then on: a square of the right size is not changed by
-    that.
+    In TensorFlow there are no branches, which would cost more than a small image. So images are taken as they are,
+    several by one call, or all are resized, one by one: a square of the right size is not changed by that. The latter
+    from the beginning with `resizes`, else when an image of another size has been seen.
 
     Args:
         image_shape: `(h, w, c)`.
         max_pixels: Integer, or None for `MAX_PIXELS`.
         sized: Images are resized to `image_shape`, a square. If not, others than of this shape cannot be read.
+        resizes: Images of other sizes are expected.
     """
 
-    def __init__(self, image_shape, max_pixels: int | None, *, sized: bool = True):
+    def __init__(
+        self,
+        image_shape,
+        max_pixels: int | None,
+        *,
+        sized: bool = True,
+        resizes: bool = False,
+    ):
         self.image_shape, self.sized = tuple(image_shape), sized
         self.max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
-        self._resizes = False
+        self._resizes = resizes
         with tf.device("CPU:0"):
-            self._resizes_now = tf.Variable(False, trainable=False)
+            self._resizes_now = tf.Variable(resizes, trainable=False)
 
     def fit(self, image: np.ndarray) -> np.ndarray:
         """A decoded image, in the right shape. Raises `Unreadable`."""

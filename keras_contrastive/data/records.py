@@ -118,7 +118,10 @@ class RecordPart(DecodedExamples):
             skipped=skipped,
         )
         self.index, self.form = index, form
-        self.decoder = Decoder(shape, max_pixels, sized=image_size is not None)
+        sized = image_size is not None
+        self.decoder = Decoder(
+            shape, max_pixels, sized=sized, resizes=sized and shape != form.shape
+        )
         self._files = _OpenFiles(index.files)
 
     def __len__(self) -> int:
