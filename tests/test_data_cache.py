@@ -13,7 +13,7 @@ from keras_contrastive.data import cache as cache_module
 from keras_contrastive.data import files as files_module
 from keras_contrastive.data import source as source_module
 from keras_contrastive.data.cache import read_through_disk
-from keras_contrastive.data.files import Decoder
+from keras_contrastive.data.decoder import Decoder
 from tests.test_data_batches import assert_equal_passes, read
 from tests.test_data_folder import picture, save
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import keras_contrastive as kc
 from keras_contrastive import data
-from keras_contrastive.data import files as files_module
+from keras_contrastive.data.decoder import read_image
 from keras_contrastive.data.images import resize
 from tests.test_data_batches import read
 from tests.test_data_folder import (
@@ -59,7 +59,7 @@ def test_files_read_in_batches_are_those_decoded_at_once(tmp_path):
     for _ in range(2):  # before and after it is known that images have to be resized
         images, ids = read(data.batches(part, 6))
         for image, row in zip(images.reshape(-1, SIZE, SIZE, 3), ids.ravel()):
-            alone = resize(files_module.read_image(part.name_of(row)), SIZE)
+            alone = resize(read_image(part.name_of(row)), SIZE)
             np.testing.assert_array_equal(image, alone)
     assert {i.tobytes() for i in part.images} == {i.tobytes() for i in whole}
     assert part.skipped == []
@@ -74,7 +74,7 @@ def test_turned_photographs_come_upright(tmp_path, orientation):
         for suffix in ("jpg", "png")
     ]
     part = data.FilePart(paths, image_size=24)
-    expected = [files_module.read_image(str(path)) for path in paths]
+    expected = [read_image(str(path)) for path in paths]
     np.testing.assert_array_equal(part.images, expected)
 
 

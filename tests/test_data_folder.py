@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from keras_contrastive import data
-from keras_contrastive.data import files as folder_module
-from keras_contrastive.data.files import Unreadable, read_image
+from keras_contrastive.data import decoder as decoder_module
+from keras_contrastive.data import files as files_module
+from keras_contrastive.data.decoder import Unreadable, read_image
 
 
 def picture(height=24, width=24, seed=0):
@@ -194,8 +195,10 @@ def test_read_image_without_permission_is_unreadable(tmp_path, monkeypatch):
 
 def test_read_image_above_the_limit_is_refused_before_decoding(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", picture(10, 20))
-    monkeypatch.setattr(folder_module, "MAX_PIXELS", 199)
-    monkeypatch.setattr(folder_module, "decode", lambda content: pytest.fail("decoded"))
+    monkeypatch.setattr(decoder_module, "MAX_PIXELS", 199)
+    monkeypatch.setattr(
+        decoder_module, "decode", lambda content: pytest.fail("decoded")
+    )
     with pytest.raises(Unreadable, match="10 pixels, above the limit of 199"):
         read_image(str(path))
 
@@ -281,7 +284,7 @@ def test_load_of_a_folder_says_on_stderr_how_far_it_is(tmp_path, monkeypatch, ca
         save(tmp_path / f"{k}.png")
     data.load(f"folder:{tmp_path}")
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(folder_module, "PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr(files_module, "PROGRESS_SECONDS", -1.0)
     data.load(f"folder:{tmp_path}")
     captured = capsys.readouterr()
     assert "3 of 3 images" in captured.err

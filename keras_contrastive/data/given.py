@@ -7,7 +7,8 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from keras_contrastive.data.files import DecodedExamples, Unreadable, read_into_memory
+from keras_contrastive.data.decoder import Unreadable
+from keras_contrastive.data.files import DecodedExamples, read_into_memory
 from keras_contrastive.data.part import Examples, host_tensor
 
 

@@ -27,12 +27,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_contrastive._checks import check_integer
+from keras_contrastive.data.decoder import Decoder, Unreadable, check_lasting
 from keras_contrastive.data.files import (
     PROGRESS_SECONDS,
     DecodedExamples,
-    Decoder,
-    Unreadable,
-    check_lasting,
     size_and_date,
 )
 from keras_contrastive.data.images import resize

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_choice, check_integer, shape_text
 from keras_contrastive._random import shuffled
-from keras_contrastive.data.files import DecodedExamples, Decoder
+from keras_contrastive.data.decoder import Decoder
+from keras_contrastive.data.files import DecodedExamples
 from keras_contrastive.data.part import Part
 
 

@@ -13,13 +13,8 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_choice, check_integer
 from keras_contrastive._random import shuffled
-from keras_contrastive.data.files import (
-    DecodedExamples,
-    FilePart,
-    Unreadable,
-    orientation,
-    read_bytes,
-)
+from keras_contrastive.data.decoder import Unreadable, orientation, read_bytes
+from keras_contrastive.data.files import DecodedExamples, FilePart
 from keras_contrastive.data.images import JPEG_START, PNG_START
 from keras_contrastive.data.part import Examples
 from keras_contrastive.data.records import ARRAYS, Form, read_counts, scan
