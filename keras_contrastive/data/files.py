@@ -10,6 +10,7 @@ import stat
 import sys
 import threading
 import time
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -130,12 +131,28 @@ class DecodedExamples(Examples):
 
     def try_example(self, row: int) -> np.ndarray | None:
         """`example`, or None if it cannot be read; then it is listed, once."""
+        return self.settle(row, self.outcome(row))
+
+    def try_examples(self, rows: list[int]) -> dict:
+        """`try_example` of several, in threads; they are listed in the order of `rows`."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            outcomes = list(pool.map(self.outcome, rows))
+        return {row: self.settle(row, found) for row, found in zip(rows, outcomes)}
+
+    def outcome(self, row: int):
+        """`example`, or why it cannot be read; None where that is known already."""
         if self.key(row) in self._unreadable:
             return None
         try:
             return self.example(row)
         except Unreadable as error:
-            line = f"{self.name_of(row)}: {error}"
+            return error
+
+    def settle(self, row: int, outcome) -> np.ndarray | None:
+        """The example of an `outcome`, or None; then it is listed, or stops what reads it."""
+        if not isinstance(outcome, Unreadable):
+            return outcome
+        line = f"{self.name_of(row)}: {outcome}"
         if self.on_damage == "stop":
             raise ValueError(f'{line}. With on_damage="skip" it is left out.')
         with self._lock:
@@ -157,8 +174,7 @@ class DecodedExamples(Examples):
         """
         images, rows, got = images.copy(), rows.copy(), got.copy()
         wanted = np.unique(rows[~got]).tolist()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = dict(zip(wanted, pool.map(self.try_example, wanted)))
+        found = self.try_examples(wanted)
         if rows.ndim == 1:
             for at in np.flatnonzero(~got):
                 rows[at], images[at] = self._in_place_of(rows[at], found, set(), True)
@@ -319,8 +335,10 @@ def _size_of(path) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(os.fsdecode(path), formats=FORMATS) as image:
-            return image.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about its size, which counts later
+            with Image.open(os.fsdecode(path), formats=FORMATS) as image:
+                return image.size
     except Exception:  # what is wrong with it turns up when it is read
         return None
 
@@ -350,26 +368,21 @@ def decode_all(part: DecodedExamples, images, start: int = 0, saved=None) -> np.
         part.attempt, input_signature=[tf.TensorSpec([None], tf.int64)]
     )
     due = time.monotonic() + PROGRESS_SECONDS
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        for at in range(start, len(part), 256):
-            rows = np.arange(at, min(at + 256, len(part)))
-            with tf.device("CPU:0"):
-                found, got = (tensor.numpy() for tensor in attempt(rows))
-            images[rows] = found
-            missing = rows[~got].tolist()
-            for row, image in zip(missing, pool.map(part.try_example, missing)):
-                readable[row] = image is not None
-                if image is not None:
-                    images[row] = image
-            if time.monotonic() > due:
-                done = rows[-1] + 1
-                print(f"Reading {part}: {done} of {len(part)} images", file=sys.stderr)
-                due = time.monotonic() + PROGRESS_SECONDS
-                if saved is not None:
-                    saved(int(done), readable)
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C do not read the rest
+    for at in range(start, len(part), 256):
+        rows = np.arange(at, min(at + 256, len(part)))
+        with tf.device("CPU:0"):
+            found, got = (tensor.numpy() for tensor in attempt(rows))
+        images[rows] = found
+        for row, image in part.try_examples(rows[~got].tolist()).items():
+            readable[row] = image is not None
+            if image is not None:
+                images[row] = image
+        if time.monotonic() > due:
+            done = rows[-1] + 1
+            print(f"Reading {part}: {done} of {len(part)} images", file=sys.stderr)
+            due = time.monotonic() + PROGRESS_SECONDS
+            if saved is not None:
+                saved(int(done), readable)
     return readable
 
 

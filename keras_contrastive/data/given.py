@@ -110,11 +110,9 @@ class Given(DecodedExamples):
     def name_of(self, row: int) -> str:
         return f"{'pair' if self.views == 2 else 'triplet'} {self._numbers[row]}"
 
-    def try_example(self, row: int) -> np.ndarray | None:
-        try:
-            return self.example(row)
-        except Unreadable:  # the file is listed already
-            return None
+    def settle(self, row: int, outcome) -> np.ndarray | None:
+        # The file is listed already.
+        return None if isinstance(outcome, Unreadable) else outcome
 
     def example(self, row: int) -> np.ndarray:
         members = self.rows[row].tolist()
