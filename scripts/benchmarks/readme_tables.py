@@ -107,8 +107,8 @@ def input_stall() -> str:
     how = (
         f"`{result['command']}`: `{result['encoder']}` at {result['image_size']} pixels, batch "
         f"{result['batch_size']}, views drawn in the step, beside the same step on one batch in memory, "
-        f"{1e3 * result['cached_seconds']:.0f} ms; medians of {result['rounds']} interleaved rounds, which on this "
-        f"machine differ by a few percent from run to run. {_machine(result)}"
+        f"{1e3 * result['cached_seconds']:.0f} ms; the fastest of {result['rounds']} interleaved rounds of "
+        f"{result['steps']} steps (the host slows this machine down by an eighth for rounds at a time). {_machine(result)}"
     )
     return "\n".join([*rows, "", how])
 
