@@ -2,9 +2,8 @@
 
 Times `fit` with the real pipeline (shuffled every epoch, views drawn in the step) and the same step on one batch that is
 in memory, in rounds within one process: each round measures all of them, one after the other. Kept are the fastest
-rounds by the clock (a host that slows a virtual machine down does so for whole rounds, and only ever adds), the medians
-of the processors' time, and what a batch costs where nothing else runs. The images are crops of scikit-learn's two
-sample photographs.
+rounds by the clock (what else slows a machine down only ever adds), every round, the medians of the processors' time,
+and what a batch costs where nothing else runs. The images are crops of scikit-learn's two sample photographs.
 
 Example:
   python scripts/benchmarks/input_stall.py --image-size 32 --batch-size 256

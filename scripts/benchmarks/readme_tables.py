@@ -7,6 +7,7 @@ Examples:
 
 import argparse
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -96,19 +97,24 @@ def input_stall() -> str:
     """How much longer a step takes with its input, one row a source."""
     result = _results.read("input_stall")
     rows = [
-        "| source | a step is longer by | a batch alone | of the processors' time in a step |",
-        "|---|---|---|---|",
+        "| source | a step is longer by, fastest rounds | by medians | a batch alone | of the processors' time in a step |",
+        "|---|---|---|---|---|",
     ]
+    median = {
+        name: statistics.median(clock for clock, _ in measured)
+        for name, measured in result["seconds"].items()
+    }
     for name, source in result["sources"].items():
+        by_median = median[name] / median["cached"] - 1
         rows.append(
-            f"| {name} | {100 * source['slower']:+.1f} % | {1e3 * source['batch_alone_seconds']:.1f} ms | "
+            f"| {name} | {100 * source['slower']:+.1f} % | {100 * by_median:+.1f} % | {1e3 * source['batch_alone_seconds']:.1f} ms | "
             f"{100 * source['share_of_processors']:.1f} % |"
         )
     how = (
         f"`{result['command']}`: `{result['encoder']}` at {result['image_size']} pixels, batch "
         f"{result['batch_size']}, views drawn in the step, beside the same step on one batch in memory, "
         f"{1e3 * result['cached_seconds']:.0f} ms; the fastest of {result['rounds']} interleaved rounds of "
-        f"{result['steps']} steps (the host slows this machine down by an eighth for rounds at a time). {_machine(result)}"
+        f"{result['steps']} steps, and their medians. {_machine(result)}"
     )
     return "\n".join([*rows, "", how])
 
