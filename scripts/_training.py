@@ -63,6 +63,7 @@ class Job:
             **{name: options[name] for name in self.method.options},
         )
         self.checkpoint = None
+        self._listed = 0  # files in skipped.txt
 
     @property
     def config(self) -> dict:
@@ -98,8 +99,10 @@ class Job:
         self._finish(folder, history, untrained)
 
     def _list_skipped(self, folder):
+        """Write down what could not be read, if that is more than before."""
         skipped = self.source.skipped
-        if skipped:
+        if len(skipped) > self._listed:
+            self._listed = len(skipped)
             write_lines(folder / "skipped.txt", skipped)
             note(
                 f"skipped   {len(skipped)} files or records, listed in {folder}/skipped.txt"

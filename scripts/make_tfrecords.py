@@ -10,6 +10,7 @@ skipped.txt. Examples are written in a random order, so that neighbours in a sha
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -114,7 +115,10 @@ def main(argv=None):
     )
     _list_skipped(out / "skipped.txt", source)
     written = sum(shard["count"] for shard in counts["shards"].values())
-    print(f"{out}: {written} images in {len(counts['shards'])} shards")
+    print(
+        f"{out}: {written} images in {len(counts['shards'])} shards\n"
+        f"Next:\n  python scripts/train.py --data {shlex.quote(f'tfrecords:{out}')}"
+    )
     return 0
 
 

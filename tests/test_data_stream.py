@@ -202,3 +202,23 @@ def test_streams_of_endless_datasets_and_odd_elements_are_refused():
         data.batches(data.Stream(images), 9)
     with pytest.raises(ValueError, match=r"wrap a tf.data.Dataset: data.Stream"):
         data.batches(images, 2)
+
+
+def test_a_stream_of_which_no_window_gives_a_batch_says_so():
+    # Sorted by class: ten windows of one class each.
+    labels = np.repeat(np.arange(10), 10)
+    dataset = tf.data.Dataset.from_tensor_slices((numbered(100), labels))
+    sorted_by_class = data.Stream(dataset, buffer=10)
+    with pytest.raises(tf.errors.OpError, match="Mix the stream, or give it a larger"):
+        read(data.class_balanced(sorted_by_class, 2, 5))
+    # A larger buffer mends it, and a pass that begins beyond the last batch ends as it did.
+    mixed = data.Stream(dataset, buffer=100)
+    assert len(read(data.class_balanced(mixed, 2, 3))[1]) == 16
+    assert len(list(data.class_balanced(mixed, 2, 3, step=16))) == 0
+
+
+def test_streams_and_given_pairs_say_what_they_are():
+    assert repr(of_arrays()) == "Stream(100 images of (2, 2, 1), labelled)"
+    assert repr(of_shards()).startswith("Stream(unknown number of images")
+    given = data.Given(data.Part(numbered(4)), [[0, 1], [2, 3]])
+    assert repr(given) == "Given(2 pairs of (2, 2, 1), no labels)"

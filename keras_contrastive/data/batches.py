@@ -14,6 +14,10 @@ from keras_contrastive.data.stream import Stream
 
 # Keeps the keys of a stream's windows apart from whatever else is folded into the same key.
 _WINDOW = 2**41
+_NOTHING_DRAWN = (
+    "No window of the stream gives a batch: its examples are too few, or too much alike (sorted by class?). Mix the "
+    "stream, or give it a larger `buffer`."
+)
 
 
 def batches(
@@ -111,7 +115,7 @@ def pipeline(
     epoch: int,
     step: int,
     input_context,
-    shape=lambda images, ids: (images, ids),
+    arrange=lambda images, ids: (images, ids),
     whole: bool = False,
 ) -> tf.data.Dataset:
     """The dataset of what is drawn of a part, or of each window of a stream.
@@ -121,7 +125,7 @@ def pipeline(
         make_plan: Function of labels, int64 `(n,)` or None, and n to a `Plan`.
         batch_size: Examples that count in a batch.
         seed: As of `batches`, and so are `by`, `epoch`, `step`, `input_context`.
-        shape: Function from images and ids, as they were drawn, to those of the batch.
+        arrange: Function from images and ids, as they were drawn, to those of the batch.
         whole: The plan has `n // batch_size` batches for any n.
     """
     workers, worker = _workers(input_context)
@@ -140,7 +144,7 @@ def pipeline(
             by=by,
             epoch=epoch,
             step=step,
-            shape=shape,
+            arrange=arrange,
             workers=workers,
             worker=worker,
         )
@@ -155,39 +159,52 @@ def pipeline(
     def load(epoch, step):
         rows = plan.batch(step * workers + worker, make_key(seed, epoch))
         images, rows = part.read(rows)
-        return shape(images, part.ids(rows, by))
+        return arrange(images, part.ids(rows, by))
 
     dataset = passes(batches // workers, epoch, step).map(load)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
 def _of_stream(
-    stream, make_plan, unit, *, seed, by, epoch, step, shape, workers, worker
+    stream, make_plan, unit, *, seed, by, epoch, step, arrange, workers, worker
 ) -> tf.data.Dataset:
     """Windows of whole `unit`s of a stream, each sampled as if it were a part. Only what is drawn is decoded."""
     window_size = max(1, stream.buffer // unit) * unit
+    with tf.device("CPU:0"):
+        drawn = tf.Variable(0, dtype=tf.int64, trainable=False)  # in this pass
 
     def one_pass(now, start):
+        drawn.assign(0)
+
         def batches_of(window, content):
             numbers, _, labels = content
             plan = make_plan(
                 labels if stream.labelled else None, tf.shape(numbers, tf.int64)[0]
             )
             key = fold(make_key(seed, now), _WINDOW + window)
+            count = plan.num_batches // workers
+            drawn.assign_add(count)
 
             def draw(number):
                 # A reference to the window goes with every batch, no copy.
                 return plan.batch(number * workers + worker, key), content
 
-            return tf.data.Dataset.range(plan.num_batches // workers).map(draw)
+            return tf.data.Dataset.range(count).map(draw)
 
         windows = stream.ordered(seed, now).batch(window_size).enumerate()
-        return windows.prefetch(1).flat_map(batches_of).skip(start)
+        batches = windows.prefetch(1).flat_map(batches_of)
+
+        def end(_):
+            some = tf.debugging.Assert(drawn > 0, [_NOTHING_DRAWN])
+            with tf.control_dependencies([some]):
+                return batches.take(tf.zeros([], tf.int64))
+
+        return batches.concatenate(tf.data.Dataset.range(1).flat_map(end)).skip(start)
 
     def load(rows, content):
         images, rows = stream.read(rows, content)
         numbers, _, labels = content
-        return shape(images, tf.gather(numbers if by == "instance" else labels, rows))
+        return arrange(images, tf.gather(numbers if by == "instance" else labels, rows))
 
     return _each_pass(one_pass, epoch, step).map(load)
 

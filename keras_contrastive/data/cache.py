@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_contrastive.data.files import DecodedExamples, decode_all
+from keras_contrastive.data.files import FilePart, decode_all
 from keras_contrastive.data.part import Examples
+from keras_contrastive.data.records import RecordPart
 
 FORMAT = 1  # another where the same file would be decoded to other pixels
 
@@ -64,7 +65,7 @@ class MappedPart(Examples):
 
 
 def read_through_disk(
-    part: DecodedExamples, folder: Path
+    part: FilePart | RecordPart, folder: Path
 ) -> tuple[MappedPart, np.ndarray]:
     """What can be read of `part`, decoded into a file below `folder`, or found there already.
 
@@ -82,12 +83,12 @@ def read_through_disk(
     Raises:
         ValueError: nothing can be read, or the folder cannot be written; or damage, with `on_damage="stop"`.
     """
+    import fcntl  # not on Windows, where what is in memory may be used
+
     belongs_to = (FORMAT, part.image_shape, part.decoder.max_pixels, part.content)
     key = hashlib.sha256(repr(belongs_to).encode()).hexdigest()
     file = folder / f"{key[:32]}.u8"
     shape = (len(part), *part.image_shape)
-    import fcntl  # not on Windows, where the rest of this library may be used
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(file.with_suffix(".lock"), "w") as lock:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_contrastive._checks import check_integer
 from keras_contrastive.data.images import JPEG_START, PNG_START, decode, resize
 
 FORMATS = (
@@ -62,6 +63,8 @@ class Decoder:
         sized: bool = True,
         resizes: bool = False,
     ):
+        if max_pixels is not None:
+            check_integer(1, max_pixels=max_pixels)
         self.image_shape, self.sized = tuple(image_shape), sized
         self.max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
         self._resizes = resizes

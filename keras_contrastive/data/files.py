@@ -76,31 +76,10 @@ class DecodedExamples(Examples):
     @abc.abstractmethod
     def name_of(self, row: int) -> str: ...
 
-    @property
-    def content(self) -> list:
-        """What a cache of the decoded images depends on: names, sizes, dates."""
-        raise NotImplementedError
-
     def read(self, rows):
-        images, got = self.attempt(tf.reshape(rows, [-1]))
-        images = tf.reshape(
-            images, tf.concat([tf.shape(rows), tf.shape(images)[1:]], 0)
-        )
-        got = tf.reshape(got, tf.shape(rows))
-
-        def complete():
-            return tuple(
-                tf.numpy_function(
-                    self.complete, [images, got, rows], [tf.uint8, tf.int64]
-                )
-            )
-
-        found, of = tf.cond(tf.reduce_all(got), lambda: (images, rows), complete)
         views = [] if self.views is None else [self.views]
-        return (
-            tf.ensure_shape(found, [*rows.shape, *views, *self.image_shape]),
-            tf.ensure_shape(of, rows.shape),
-        )
+        shape = (*views, *self.image_shape)
+        return read_completely(rows, shape, self.attempt, self.complete)
 
     def in_memory(self) -> Part:
         return read_into_memory(self)[0]
@@ -231,6 +210,33 @@ _NO_SUBSTITUTE = (
 )
 
 
+def read_completely(rows: tf.Tensor, shape: tuple, attempt, complete, *more):
+    """What TensorFlow reads, and where it cannot read all, what Python makes of that.
+
+    Args:
+        rows: int64 `(batch,)` or `(batch, k)`.
+        shape: Of one example.
+        attempt: Function from flat rows to images and which of them were read, `DecodedExamples.attempt`.
+        complete: Function from images, which were read, rows, and `more`, NumPy arrays, to images and rows,
+            `DecodedExamples.complete`.
+        more: Tensors.
+
+    Returns:
+        uint8 `(*rows.shape, *shape)`, and the rows that they are.
+    """
+    images, got = attempt(tf.reshape(rows, [-1]))
+    images = tf.reshape(images, tf.concat([tf.shape(rows), shape], axis=0))
+    got = tf.reshape(got, tf.shape(rows))
+
+    def completed():
+        inputs, outputs = [images, got, rows, *more], [tf.uint8, tf.int64]
+        return tuple(tf.numpy_function(complete, inputs, outputs))
+
+    images, rows_read = tf.cond(tf.reduce_all(got), lambda: (images, rows), completed)
+    images = tf.ensure_shape(images, [*rows.shape, *shape])
+    return images, tf.ensure_shape(rows_read, rows.shape)
+
+
 class FilePart(DecodedExamples):
     """Image files, read and decoded when they are asked for.
 
@@ -265,8 +271,6 @@ class FilePart(DecodedExamples):
         skipped: list | None = None,
     ):
         check_integer(1, image_size=image_size)
-        if max_pixels is not None:
-            check_integer(1, max_pixels=max_pixels)
         if len(paths) == 0:
             raise ValueError("`paths` must not be empty.")
         odd = next((path for path in paths if _blocks(path)), None)
@@ -308,6 +312,7 @@ class FilePart(DecodedExamples):
 
     @property
     def content(self) -> list:
+        """What a cache of the decoded images depends on: names, sizes, dates."""
         return [(path, *size_and_date(path)) for path in self.paths.tolist()]
 
     def example(self, row: int) -> np.ndarray:

@@ -56,7 +56,7 @@ class Examples(abc.ABC):
     @property
     @abc.abstractmethod
     def fingerprint(self) -> int:
-        """A number that changes when the examples do."""
+        """A number for which examples these are: of their pixels in memory, of the names of files, of checksums."""
 
     @property
     def images(self) -> np.ndarray:
@@ -82,11 +82,12 @@ class Examples(abc.ABC):
         return tf.gather(host_tensor(self.labels), rows)
 
     def __repr__(self) -> str:
+        kind = {None: "images", 2: "pairs", 3: "triplets"}[self.views]
         known = "no labels"
         if self.labels is not None:
             known = f"{len(np.unique(self.labels))} classes"
         return (
-            f"{type(self).__name__}({len(self)} images of {self.image_shape}, {known})"
+            f"{type(self).__name__}({len(self)} {kind} of {self.image_shape}, {known})"
         )
 
 

@@ -138,6 +138,7 @@ class RecordPart(DecodedExamples):
 
     @property
     def content(self) -> list:
+        """As of `FilePart`."""
         return [self.fingerprint, *((f, *size_and_date(f)) for f in self.index.files)]
 
     def name_of(self, row: int) -> str:

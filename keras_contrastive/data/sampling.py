@@ -163,53 +163,20 @@ def triplets(
         ValueError: an argument is outside its range, or no triplet can be drawn: fewer than two examples or,
             by label, no labels, fewer than two classes, or no class with two examples.
     """
-    _check(part, batch_size, seed, by, epoch, sampler)
-
-    def of_instances(labels, count):
-        def batch(number, key):
-            anchor = permuted(batch_positions(number, batch_size), count, key)
-            negative = _others(anchor, count, fold(key, _SAMPLING + number), sampler)
-            return tf.stack([anchor, negative], axis=1)
-
-        return Plan(tf.where(count > 1, count // batch_size, 0), batch)
-
-    def of_classes(labels, count):
-        table = _class_table(labels)
-
-        def batch(number, key):
-            positions = batch_positions(number, batch_size)
-            anchor = tf.gather(table.anchors, permuted(positions, table.count, key))
-            draws = fold(key, _SAMPLING + number)
-            positive = _of_own_class(table, anchor, fold(draws, 0), sampler)
-            negative = _of_another_class(table, anchor, fold(draws, 1), sampler)
-            rows = [tf.gather(table.by_class, anchor), positive, negative]
-            return tf.stack(rows, axis=1)
-
-        two = tf.size(table.sizes) > 1
-        return Plan(tf.where(two, table.count // batch_size, 0), batch)
-
-    def twice(images, ids):  # the anchor is its own positive: read once
-        return tuple(tf.gather(views, [0, 0, 1], axis=1) for views in (images, ids))
-
-    if by == "instance":
-        plan, shape = of_instances, twice
-        if isinstance(part, Examples) and len(part) < 2:
-            raise ValueError(
-                f"A negative needs a second example. Received: a part of {len(part)} image."
-            )
-    else:
-        plan, shape = of_classes, _as_they_are
-        _check_classes(part, batch_size, least=2)
-    return pipeline(
+    if by == "instance" and isinstance(part, Examples) and len(part) < 2:
+        raise ValueError(
+            f"A negative needs a second example. Received: a part of {len(part)} image."
+        )
+    return _anchored(
         part,
-        plan,
-        batch_size=batch_size,
-        seed=seed,
+        batch_size,
+        negatives=True,
+        sampler=sampler,
         by=by,
+        seed=seed,
         epoch=epoch,
         step=step,
         input_context=input_context,
-        shape=shape,
     )
 
 
@@ -249,53 +216,20 @@ def pairs(
         ValueError: an argument is outside its range, or, by label, no pair can be drawn: no labels, or no class
             with two examples.
     """
-    _check(part, batch_size, seed, by, epoch, sampler)
-
-    def of_instances(labels, count):
-        def batch(number, key):
-            anchor = permuted(batch_positions(number, batch_size), count, key)
-            return anchor[:, None]
-
-        return Plan(count // batch_size, batch)
-
-    def of_classes(labels, count):
-        table = _class_table(labels)
-
-        def batch(number, key):
-            positions = batch_positions(number, batch_size)
-            anchor = tf.gather(table.anchors, permuted(positions, table.count, key))
-            draws = fold(key, _SAMPLING + number)
-            positive = _of_own_class(table, anchor, draws, sampler)
-            return tf.stack([tf.gather(table.by_class, anchor), positive], axis=1)
-
-        return Plan(table.count // batch_size, batch)
-
-    def twice(images, ids):
-        return tf.repeat(images, 2, axis=1), ids[:, 0]
-
-    def one_id(images, ids):
-        return images, ids[:, 0]
-
-    if by == "instance":
-        plan, shape = of_instances, twice
-        if sampler is not None:
-            raise ValueError(
-                '`sampler` has nothing to choose among with by="instance": the positive is the anchor itself.'
-            )
-    else:
-        plan, shape = of_classes, one_id
-        _check_classes(part, batch_size, least=1)
-    return pipeline(
+    if sampler is not None and by == "instance":
+        raise ValueError(
+            '`sampler` has nothing to choose among with by="instance": the positive is the anchor itself.'
+        )
+    return _anchored(
         part,
-        plan,
-        batch_size=batch_size,
-        seed=seed,
+        batch_size,
+        negatives=False,
+        sampler=sampler,
         by=by,
+        seed=seed,
         epoch=epoch,
         step=step,
         input_context=input_context,
-        shape=shape,
-        whole=by == "instance",
     )
 
 
@@ -381,6 +315,61 @@ def class_balanced(
         epoch=epoch,
         step=step,
         input_context=input_context,
+    )
+
+
+def _anchored(part, batch_size, *, negatives, sampler, by, seed, epoch, **where):
+    """Pairs, or with `negatives` triplets: every example once as an anchor."""
+    _check(part, batch_size, seed, by, epoch, sampler)
+
+    def of_instances(labels, count):
+        def batch(number, key):
+            anchor = permuted(batch_positions(number, batch_size), count, key)
+            rows = [anchor]
+            if negatives:
+                draws = fold(key, _SAMPLING + number)
+                rows.append(_others(anchor, count, draws, sampler))
+            return tf.stack(rows, axis=1)
+
+        enough = count > 1 if negatives else True
+        return Plan(tf.where(enough, count // batch_size, 0), batch)
+
+    def of_classes(labels, count):
+        table = _class_table(labels)
+
+        def batch(number, key):
+            positions = batch_positions(number, batch_size)
+            anchor = tf.gather(table.anchors, permuted(positions, table.count, key))
+            draws = fold(key, _SAMPLING + number)
+            rows = [
+                tf.gather(table.by_class, anchor),
+                _of_own_class(table, anchor, fold(draws, 0), sampler),
+            ]
+            if negatives:
+                rows.append(_of_another_class(table, anchor, fold(draws, 1), sampler))
+            return tf.stack(rows, axis=1)
+
+        enough = tf.size(table.sizes) > (1 if negatives else 0)
+        return Plan(tf.where(enough, table.count // batch_size, 0), batch)
+
+    def arrange(images, ids):
+        if by == "instance":  # the anchor is its own positive: read once
+            columns = [0, 0, 1] if negatives else [0, 0]
+            images, ids = (tf.gather(t, columns, axis=1) for t in (images, ids))
+        return images, ids if negatives else ids[:, 0]
+
+    if by == "label":
+        _check_classes(part, batch_size, least=2 if negatives else 1)
+    return pipeline(
+        part,
+        of_classes if by == "label" else of_instances,
+        batch_size=batch_size,
+        by=by,
+        seed=seed,
+        epoch=epoch,
+        arrange=arrange,
+        whole=by == "instance" and not negatives,
+        **where,
     )
 
 
@@ -482,10 +471,6 @@ def _drawn(key, anchors, limit, rows, sampler, similar: bool = True) -> tf.Tenso
 def _skipping(numbers: tf.Tensor, start: tf.Tensor, length) -> tf.Tensor:
     """Count on past a gap: numbers from `start` on move up by `length`, so that none falls into the gap."""
     return tf.where(numbers >= start, numbers + length, numbers)
-
-
-def _as_they_are(images, ids):
-    return images, ids
 
 
 def _check(part, batch_size, seed, by, epoch, sampler) -> None:

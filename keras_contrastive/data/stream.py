@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -9,7 +10,7 @@ import tensorflow as tf
 from keras_contrastive._checks import check_choice, check_integer, shape_text
 from keras_contrastive._random import shuffled
 from keras_contrastive.data.decoder import Decoder
-from keras_contrastive.data.files import DecodedExamples
+from keras_contrastive.data.files import DecodedExamples, read_completely
 from keras_contrastive.data.part import Part
 
 
@@ -105,30 +106,22 @@ class Stream:
 
     def read(self, rows: tf.Tensor, window: tuple) -> tuple[tf.Tensor, tf.Tensor]:
         """The images of `rows` of a window, and the rows that they are. As `Examples.read`."""
-        numbers, images, labels = window
+        _, images, _ = window
         if not self._encoded:
             return tf.gather(images, rows), rows
-        flat = tf.reshape(rows, [-1])
-        found, got = self.decoder.attempt(tf.gather(images, flat), tf.identity)
-        found = tf.reshape(found, tf.concat([tf.shape(rows), self.image_shape], axis=0))
-        got = tf.reshape(got, tf.shape(rows))
 
-        def by_hand():
-            return tuple(
-                tf.numpy_function(
-                    self._complete,
-                    [found, got, rows, numbers, images, labels],
-                    [tf.uint8, tf.int64],
-                )
-            )
+        def attempt(rows):
+            return self.decoder.attempt(tf.gather(images, rows), tf.identity)
 
-        found, of = tf.cond(tf.reduce_all(got), lambda: (found, rows), by_hand)
-        found = tf.ensure_shape(found, [*rows.shape, *self.image_shape])
-        return found, tf.ensure_shape(of, rows.shape)
+        def complete(found, got, rows, *window):
+            return _Window(self, *window).complete(found, got, rows)
 
-    def _complete(self, found, got, rows, numbers, encoded, labels):
-        window = _Window(self, numbers, encoded, labels)
-        return window.complete(found, got, rows)
+        return read_completely(rows, self.image_shape, attempt, complete, *window)
+
+    def __repr__(self) -> str:
+        count = "unknown number of" if self.count is None else self.count
+        known = "labelled" if self.labelled else "no labels"
+        return f"Stream({count} images of {self.image_shape}, {known})"
 
     def windows(self, size: int, start: int = 0):
         """Yield the stream in pieces of `size` examples, as sets of examples: eagerly, for who reads it once."""
@@ -157,12 +150,14 @@ class _Window(DecodedExamples):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def take(self, indices):
-        raise NotImplementedError
+    def take(self, indices) -> _Window:
+        return self._taken(
+            indices, _numbers=self._numbers[indices], _bytes=self._bytes[indices]
+        )
 
     @property
     def fingerprint(self) -> int:
-        raise NotImplementedError
+        return zlib.crc32(b"\0".join(self._bytes))
 
     def key(self, row: int):
         return int(self._numbers[row])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ PATHS = ("path", "file", "filename", "image")
 LABELS = ("label", "class")
 
 
+@dataclasses.dataclass
 class Table:
     """What a CSV file says. See `read_table`.
 
@@ -24,8 +26,12 @@ class Table:
         in_test: bool array, from a column `split`, for every path, or for every pair; or None, also where all are train.
     """
 
-    labels = class_names = rows = in_test = None
-    grouped = False
+    paths: list[str]
+    labels: list[int] | None = None
+    class_names: list[str] | None = None
+    grouped: bool = False
+    rows: np.ndarray | None = None
+    in_test: np.ndarray | None = None
 
 
 def read_table(file: Path, skipped: list[str]) -> Table:
@@ -103,11 +109,10 @@ def _lines(file: Path) -> list[tuple[int, list[str]]]:
 
 
 def _single(file, columns, split, skipped) -> Table:
-    table = Table()
     name = next(name for name in PATHS if name in columns)
     paths = [_resolved(file, cell) for cell in columns[name]]
     keep = [at for at, path in enumerate(paths) if _there(path, skipped)]
-    table.paths = [paths[at] for at in keep]
+    table = Table([paths[at] for at in keep])
     label = next((name for name in LABELS if name in columns), None)
     if label:
         values = [columns[label][at] for at in keep]
@@ -126,10 +131,9 @@ def _given(file, columns, split, skipped) -> Table:
             f"'{file}' must have a column `path`, or two columns of paths (pairs), or three (triplets). "
             f"Found: {', '.join(columns)}."
         )
-    table = Table()
     cells = [[_resolved(file, cell) for cell in column] for column in columns.values()]
     every = list(dict.fromkeys(path for tuple_ in zip(*cells) for path in tuple_))
-    table.paths = [path for path in every if _there(path, skipped)]
+    table = Table([path for path in every if _there(path, skipped)])
     number = {path: at for at, path in enumerate(table.paths)}
     rows = np.array([[number.get(p, -1) for p in tuple_] for tuple_ in zip(*cells)])
     whole = (rows >= 0).all(axis=1)

@@ -56,8 +56,8 @@ def write_records(
         The content of `counts.json`.
 
     Raises:
-        ValueError: an option is out of its range, the examples are no such, `folder` holds shards of other examples or options, or cannot
-            be written.
+        ValueError: an option is out of its range, the examples are no such, or `folder` holds shards of other
+            examples or options, or a damaged one, or cannot be written.
     """
     check_choice("encoding", encoding, ENCODINGS)
     check_integer(1, examples_per_shard=examples_per_shard)
@@ -203,10 +203,8 @@ def _write_shard(
                     label = -1 if part.labels is None else part.labels[row]
                     writer.write(_example(image, label, offset + row))
                     written += 1
-    with open(
-        unfinished, "rb"
-    ) as content:  # a power cut leaves the whole of it, or nothing
-        os.fsync(content.fileno())
+    with open(unfinished, "rb") as content:
+        os.fsync(content.fileno())  # a power cut leaves the whole of it, or nothing
     os.replace(unfinished, file)
     return written
 

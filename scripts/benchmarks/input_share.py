@@ -7,32 +7,19 @@ Example:
   python scripts/benchmarks/input_share.py --image-size 32 --batch-size 256
 """
 
-import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import _steps
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--encoder", default="small_resnet", help="default: small_resnet"
-    )
-    parser.add_argument(
-        "--image-size", type=int, default=32, help="pixels (default: 32)"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=256, help="images (default: 256)"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=8, help="steps in a measurement (default: 8)"
-    )
+    parser = _steps.parser(__doc__, steps=8)
     parser.add_argument(
         "--repeats", type=int, default=7, help="measurements of each (default: 7)"
     )
@@ -61,11 +48,6 @@ def main(argv=None):
     keras.utils.set_random_seed(0)
     encoder = kc.encoders.get(args.encoder)(shape)
 
-    def step_time(model, dataset) -> float:
-        start = time.perf_counter()
-        model.fit(dataset, steps_per_epoch=args.steps, verbose=0, shuffle=False)
-        return (time.perf_counter() - start) / args.steps
-
     real = kc.recipes.simclr(encoder, augment=recipe)
     ready = kc.recipes.simclr(encoder, augment_on="pipeline")
     images, ids = next(iter(kc.data.batches(part, batch_size)))
@@ -77,11 +59,11 @@ def main(argv=None):
         "ready": (ready, tf.data.Dataset.from_tensors((views, ids)).repeat()),
     }
     for case in cases.values():
-        step_time(*case)  # compiles
+        _steps.step_time(*case, args.steps)  # compiles
     times = {name: [] for name in cases}
     for _ in range(args.repeats):
         for name, case in cases.items():
-            times[name].append(step_time(*case))
+            times[name].append(_steps.step_time(*case, args.steps)[0])
     medians = {name: statistics.median(values) for name, values in times.items()}
     share = 1 - medians["ready"] / medians["real"]
     print(

@@ -9,33 +9,21 @@ Example:
   python scripts/benchmarks/input_stall.py --image-size 32 --batch-size 256
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import _steps
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--encoder", default="small_resnet", help="default: small_resnet"
-    )
-    parser.add_argument(
-        "--image-size", type=int, default=32, help="pixels (default: 32)"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=256, help="images (default: 256)"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=16, help="steps in a measurement (default: 16)"
-    )
+    parser = _steps.parser(__doc__, steps=16)
     parser.add_argument(
         "--rounds", type=int, default=12, help="measurements of each (default: 12)"
     )
@@ -58,13 +46,6 @@ def main(argv=None):
     encoder = kc.encoders.get(args.encoder)(shape)
     model = kc.recipes.simclr(encoder, augment=kc.augment.simclr(args.image_size))
 
-    def step_time(dataset) -> tuple[float, float]:
-        """Seconds of a step, by the clock and of the processors."""
-        clock, busy = time.perf_counter(), time.process_time()
-        model.fit(dataset, steps_per_epoch=args.steps, verbose=0, shuffle=False)
-        clock, busy = time.perf_counter() - clock, time.process_time() - busy
-        return clock / args.steps, busy / args.steps
-
     with tempfile.TemporaryDirectory() as folder:
         parts = make_parts(Path(folder), args)
         datasets = {
@@ -73,11 +54,11 @@ def main(argv=None):
         batch = next(iter(datasets["arrays"]))
         datasets["cached"] = tf.data.Dataset.from_tensors(batch).repeat()
         for dataset in datasets.values():
-            step_time(dataset)  # compiles
+            _steps.step_time(model, dataset, args.steps)  # compiles
         times = {name: [] for name in datasets}
         for _ in range(args.rounds):
             for name, dataset in datasets.items():
-                times[name].append(step_time(dataset))
+                times[name].append(_steps.step_time(model, dataset, args.steps))
         alone = {name: batch_time(datasets[name], args.steps) for name in parts}
     fastest = {name: min(clock for clock, _ in t) for name, t in times.items()}
     cached = fastest["cached"]
