@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_choice, check_positive, check_same_shape
 from keras_contrastive._random import uniform
-from keras_contrastive.losses._base import ContrastiveLossBase, reduce_loss
+from keras_contrastive.losses._base import RowsOrSetsLoss
 from keras_contrastive.losses._distances import (
     DISTANCES,
     pairwise_distances,
@@ -73,7 +73,7 @@ def contrastive_loss(
 
 
 @keras.saving.register_keras_serializable("keras_contrastive")
-class ContrastiveLoss(ContrastiveLossBase):
+class ContrastiveLoss(RowsOrSetsLoss):
     """`contrastive_loss` as a Keras loss, over sets `(ids, embeddings)` or rows `(anchor, positive, negative)`.
 
     A third tensor of the shape of the first two is the negative; otherwise it is Keras' `sample_weight`.
@@ -88,7 +88,6 @@ class ContrastiveLoss(ContrastiveLossBase):
         ValueError: `margin` is not a finite number > 0, or `distance` or `reduction` is unknown.
     """
 
-    families = ("sets", "rows")
     draws = True
 
     def __init__(
@@ -101,49 +100,10 @@ class ContrastiveLoss(ContrastiveLossBase):
     ):
         check_positive(margin=margin)
         check_choice("distance", distance, DISTANCES)
-        super().__init__(reduction=reduction, name=name)
-        self.margin = margin
-        self.distance = distance
-
-    def __call__(
-        self, y_true, y_pred, *third, negative=None, sample_weight=None, **sets
-    ):
-        """The reduced loss. `third`: the negative, over rows, then the sample weight."""
-        if third and negative is None and _is_like(third[0], y_true, y_pred):
-            negative, *third = third
-        if third:
-            (sample_weight,) = third
-        values, counts = self.values_and_counts(
-            y_true, y_pred, negative=negative, **sets
+        options = {"margin": margin, "distance": distance}
+        super().__init__(
+            _over_sets, _over_rows, options, reduction=reduction, name=name
         )
-        return reduce_loss(values, counts, sample_weight, self.reduction)
-
-    def values_and_counts(self, y_true, y_pred, *, negative=None, draw=None, **sets):
-        options = {"margin": self.margin, "distance": self.distance}
-        if negative is None:
-            return _over_sets(y_true, y_pred, draw=draw, **options, **sets)
-        values = _over_rows(y_true, y_pred, negative, **options)
-        return values, tf.ones_like(values)
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "margin": self.margin,
-            "distance": self.distance,
-        }
-
-
-def _is_like(third, first, second) -> bool:
-    """Whether three arguments are three rank-2 float tensors of one shape: anchor, positive, negative."""
-    if third is None:
-        return False
-    first, second, third = (tf.convert_to_tensor(t) for t in (first, second, third))
-    return (
-        third.shape.rank == 2
-        and first.dtype.is_floating
-        and third.shape.is_compatible_with(second.shape)
-        and first.shape.is_compatible_with(second.shape)
-    )
 
 
 def _over_rows(anchor, positive, negative, *, margin, distance):

@@ -7,9 +7,9 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_choice, check_finite, check_positive
+from keras_contrastive._checks import check_finite, check_positive
 from keras_contrastive._numerics import as_scalar, softplus
-from keras_contrastive.losses._base import REDUCTIONS, reduce_loss
+from keras_contrastive.losses._base import LossLayer
 from keras_contrastive.losses._blocks import PairSum, compiled
 from keras_contrastive.losses._comparison import compare_pairs, compare_with_negatives
 from keras_contrastive.losses.sets import check_negatives
@@ -48,7 +48,7 @@ def sigmoid_loss(first, second, *, scale=10.0, bias=-10.0, **pairs) -> tf.Tensor
 
 
 @keras.saving.register_keras_serializable("keras_contrastive")
-class SigmoidLoss(keras.layers.Layer):
+class SigmoidLoss(LossLayer):
     """`sigmoid_loss` as a layer that learns its scale and bias: `loss(first, second, sample_weight=None, **pairs)`.
 
     It returns the loss and adds it nowhere: `ContrastiveLossLayer(SigmoidLoss())` adds it (in
@@ -65,7 +65,6 @@ class SigmoidLoss(keras.layers.Layer):
         ValueError: `scale` is not a finite number > 0, `bias` is not finite, or `reduction` is unknown.
     """
 
-    # As of `ContrastiveLossBase`: this is a layer, since it has weights.
     families = ("pairs",)
     compares_ids = True
 
@@ -81,12 +80,8 @@ class SigmoidLoss(keras.layers.Layer):
     ):
         check_positive(scale=scale)
         check_finite(bias=bias)
-        check_choice("reduction", reduction, REDUCTIONS)
-        # float64 inputs stay as they are, and half ones come as they are.
-        super().__init__(name=name, autocast=False, **{**kwargs, "dtype": "float32"})
-        self.scale, self.bias = scale, bias
-        self.learn = learn
-        self.reduction = reduction
+        options = {"scale": scale, "bias": bias, "learn": learn}
+        super().__init__(options, reduction=reduction, name=name, **kwargs)
         self.log_scale = self._scalar("log_scale", math.log(scale))
         self.learned_bias = self._scalar("learned_bias", bias)
         self.built = True
@@ -99,27 +94,12 @@ class SigmoidLoss(keras.layers.Layer):
             trainable=self.learn,
         )
 
-    def call(self, first, second, sample_weight=None, training=None, **pairs):
-        """The reduced loss; `sample_weight` float `(n,)` weighs rows, `pairs` are those of `sigmoid_loss`.
-
-        `training` changes nothing: Keras 2.15 hands it to every layer that takes keywords.
-        """
-        values, counts = self.values_and_counts(first, second, **pairs)
-        return reduce_loss(values, counts, sample_weight, self.reduction)
-
-    def values_and_counts(self, first, second, **pairs) -> tuple[tf.Tensor, tf.Tensor]:
+    def values_and_counts(self, first, second, **pairs):
         """Loss of each row `(n,)`, and ones: every row counts."""
         scale = tf.exp(tf.convert_to_tensor(self.log_scale))
         bias = tf.convert_to_tensor(self.learned_bias)
         values = _sigmoid(first, second, scale=scale, bias=bias, **pairs)
         return values, tf.ones_like(values)
-
-    def get_config(self) -> dict:
-        config = super().get_config()
-        own = {name: getattr(self, name) for name in ("scale", "bias", "learn")}
-        config.pop("dtype", None)
-        config.pop("autocast", None)
-        return {**config, **own, "reduction": self.reduction}
 
 
 @compiled
