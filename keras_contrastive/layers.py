@@ -89,7 +89,18 @@ class ContrastiveLossLayer(keras.layers.Layer):
             )
         if negatives is not None and "sets" not in families:
             _check_plain(negatives, loss)
+        elif negatives is not None and not getattr(loss, "takes_candidates", True):
+            raise ValueError(
+                "`negatives` needs a loss that takes candidates. "
+                f"Received: loss={type(loss).__name__}, which takes none."
+            )
         self.loss = loss
+        # A loss that is no layer may hold some, with weights: Keras must know of them.
+        self.loss_parts = [
+            part
+            for part in getattr(loss, "parts", [])
+            if isinstance(part, keras.layers.Layer)
+        ]
         self.negatives = negatives
         self.learn_temperature = learn_temperature
         self.seed = seed
@@ -117,6 +128,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
     def build(self, input_shape):
         if self.negatives is not None and not self.negatives.built:
             self.negatives.build(input_shape)
+        if hasattr(self.loss, "build") and not getattr(self.loss, "built", False):
+            self.loss.build(input_shape)
         self.built = True
 
     @property
@@ -159,6 +172,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
             loss = self._over_rows(embeddings, sample_weight, keywords)
         elif self._is_over("pairs", embeddings, ids):
             loss = self._over_pairs(embeddings, ids, targets, sample_weight, keywords)
+        elif getattr(self.loss, "view_by_view", False):
+            loss = self._over_views(embeddings, ids, sample_weight, keywords)
         elif targets is None:
             loss = self._over_batch(embeddings, ids, sample_weight, keywords)
         else:
@@ -223,6 +238,14 @@ class ContrastiveLossLayer(keras.layers.Layer):
             self._measure_sets(of_first, first, {"candidate_ids": of_second}, second)
         return tf.add_n(losses) / len(losses)
 
+    def _over_views(self, embeddings, ids, sample_weight, keywords):
+        """Each view as a set of its own."""
+        losses = [
+            self._set_loss(ids.by_view[:, i], view, sample_weight, keywords, {})
+            for i, view in enumerate(tf.unstack(embeddings, axis=1))
+        ]
+        return tf.add_n(losses) / len(losses)
+
     def _over_batch(self, embeddings, ids, sample_weight, keywords):
         """All views of the batch against each other, and against the queue."""
         rows = tf.reshape(embeddings, [-1, embeddings.shape[-1]])
@@ -239,6 +262,11 @@ class ContrastiveLossLayer(keras.layers.Layer):
 
     def _over_targets(self, embeddings, ids, targets, sample_weight, keywords):
         """Each view against the targets of every other view, and against the queue."""
+        if not getattr(self.loss, "takes_candidates", True):
+            raise ValueError(
+                "`targets` needs a loss that takes candidates. "
+                f"Received: loss={type(self.loss).__name__}, which takes none."
+            )
         losses = []
         for i, j in _ordered_pairs(embeddings, targets):
             anchors, of_anchors = embeddings[:, i], ids.by_view[:, i]

@@ -2,7 +2,7 @@
 
 `EmbeddingQueue` remembers negatives (MoCo), `CrossBatchMemory` positives as well (labels). Both are layers: what they
 hold is saved with the model. `ContrastiveLossLayer(loss, negatives=...)` puts them behind the batch; by hand, `rows()`
-gives what a loss over sets takes as candidates, and the masks are its `candidate_mask`.
+gives what a loss over sets takes as candidates, and the masks (of `losses.mining`) are its `candidate_mask`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,19 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_finite, check_integer, check_rank
-from keras_contrastive._numerics import normalize_rows
+from keras_contrastive._checks import check_integer
+from keras_contrastive.losses.mining import (
+    check_similarity,
+    false_negative_mask,
+    hard_negative_mask,
+)
+
+__all__ = [
+    "CrossBatchMemory",
+    "EmbeddingQueue",
+    "false_negative_mask",
+    "hard_negative_mask",
+]
 
 
 @keras.saving.register_keras_serializable("keras_contrastive")
@@ -53,7 +64,7 @@ class EmbeddingQueue(keras.layers.Layer):
         if top_k is not None:
             check_integer(1, top_k=top_k)
         if max_similarity is not None:
-            _check_similarity(max_similarity)
+            check_similarity(max_similarity)
         self.size, self.top_k, self.max_similarity = size, top_k, max_similarity
 
     def build(self, input_shape):
@@ -176,71 +187,3 @@ class CrossBatchMemory(EmbeddingQueue):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "start": self.start}
-
-
-def hard_negative_mask(anchors, candidates, k: int, *, mask=None) -> tf.Tensor:
-    """The `k` candidates most similar to each anchor, by cosine; of equally similar ones the first.
-
-    Args:
-        anchors: Float `(n, dim)`.
-        candidates: Float `(m, dim)`.
-        k: Integer >= 1; where an anchor has fewer candidates, all of them.
-        mask: bool `(m,)` or `(n, m)`: the candidates there are; None: all. Leave out the anchor's positives, or they
-            are among the hardest.
-
-    Returns:
-        bool `(n, m)`, without gradient: a `candidate_mask` for a loss over sets.
-
-    Raises:
-        ValueError: `k` is not a positive integer, or a rank is not 2.
-    """
-    check_integer(1, k=k)
-    similarity = _similarity(anchors, candidates)
-    exists = tf.ones_like(similarity, tf.bool)
-    if mask is not None:
-        exists &= tf.cast(mask, tf.bool)
-    columns = tf.shape(similarity)[1]
-    scores = tf.where(exists, similarity, -2.0)
-    _, hardest = tf.math.top_k(scores, tf.minimum(k, columns))  # (n, k)
-    rows = tf.repeat(tf.range(tf.shape(scores)[0]), tf.shape(hardest)[1])
-    places = tf.stack([rows, tf.reshape(hardest, [-1])], axis=1)
-    chosen = tf.scatter_nd(places, tf.ones_like(rows), tf.shape(scores))
-    return (chosen > 0) & exists
-
-
-def false_negative_mask(anchors, candidates, max_similarity: float) -> tf.Tensor:
-    """Leave out candidates too similar to the anchor to be of another kind.
-
-    Args:
-        anchors: Float `(n, dim)`.
-        candidates: Float `(m, dim)`.
-        max_similarity: Float in -1..1, a cosine: candidates above it are left out. (The positives too: join them
-            again where they are among the candidates.)
-
-    Returns:
-        bool `(n, m)`, without gradient: True where the candidate stays; a `candidate_mask` for a loss over sets.
-
-    Raises:
-        ValueError: `max_similarity` is out of its range, or a rank is not 2.
-    """
-    _check_similarity(max_similarity)
-    return _similarity(anchors, candidates) <= max_similarity
-
-
-def _similarity(anchors, candidates) -> tf.Tensor:
-    anchors, candidates = (tf.convert_to_tensor(rows) for rows in (anchors, candidates))
-    check_rank(2, anchors=anchors, candidates=candidates)
-    anchors, candidates = (
-        tf.stop_gradient(normalize_rows(tf.cast(rows, tf.float32)))
-        for rows in (anchors, candidates)
-    )
-    similarity = tf.matmul(anchors, candidates, transpose_b=True)
-    return tf.clip_by_value(similarity, -1.0, 1.0)  # rounding may go beyond
-
-
-def _check_similarity(max_similarity) -> None:
-    check_finite(max_similarity=max_similarity)
-    if not -1 <= max_similarity <= 1:
-        raise ValueError(
-            f"`max_similarity` must be in -1..1, a cosine. Received: max_similarity={max_similarity!r}."
-        )

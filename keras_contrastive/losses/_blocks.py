@@ -26,7 +26,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_contrastive._numerics import normalize_rows
+from keras_contrastive._numerics import as_real, normalize_rows
 from keras_contrastive.losses._id_sums import IdSums
 from keras_contrastive.losses.sets import Match, Relation, match
 
@@ -78,7 +78,7 @@ class Side(NamedTuple):
 
 
 class LogSumExp(NamedTuple):
-    """log sum_j exp(scale logit_ij) over the columns `over`; over positives log sum_j w_ij exp(scale logit_ij).
+    """log sum_j exp(e_ij) over the columns `over`, with e = scale logit; over positives log sum_j w_ij exp(e_ij).
 
     An anchor without such a column has `lowest(dtype)`, without a gradient.
     """
@@ -86,19 +86,24 @@ class LogSumExp(NamedTuple):
     over: str
     """"all", "positives" or "negatives"."""
     scale: float = 1.0
+    function: Callable | None = None
+    """From a `Pair` to e, entry by entry, where it is another function; hashable by value, as of `PairSum`."""
 
     num_parameters = 0
 
     def start(self, like, bound) -> tuple:
         """The state before any tile, for a vector `like`: ([maximum so far,] sum so far)."""
         total = tf.zeros_like(like)
-        return (total,) if bound is not None else (total + lowest(like.dtype), total)
+        if self._bound(bound) is not None:
+            return (total,)
+        return (total + lowest(like.dtype), total)
 
     def add(self, state: tuple, side: Side, parameters) -> tuple:
         """The state after a tile more."""
-        mask, logit = side.mask(self.over), self.scale * side.pair.logit
-        if side.bound is not None:
-            terms = self._weighted(tf.exp(logit - self.scale * side.bound), side)
+        mask, logit = side.mask(self.over), self._exponent(side.pair)
+        bound = self._bound(side.bound)
+        if bound is not None:
+            terms = self._weighted(tf.exp(logit - bound), side)
             return (state[0] + side.sum(terms, mask),)
         top, total = state
         below = tf.where(mask, logit, lowest(logit.dtype))
@@ -116,23 +121,41 @@ class LogSumExp(NamedTuple):
     def finish(self, state: tuple, bound) -> tf.Tensor:
         """The statistic."""
         total = state[-1]
-        top = state[0] if bound is None else self.scale * bound
+        bound = self._bound(bound)
+        top = state[0] if bound is None else bound
         empty = total == 0
         value = top + tf.math.log(tf.where(empty, tf.ones_like(total), total))
         return tf.where(empty, lowest(total.dtype), value)
 
     def pull(self, side: Side, value, upstream, parameters) -> tuple:
         """Of sum(upstream * value): the gradient of the logits, and those of the parameters."""
-        logit, factor = self.scale * side.pair.logit, self.scale * upstream
-        if side.bound is None:
+        logit, slope = self._exponent(side.pair), self._slope(side.pair)
+        bound = self._bound(side.bound)
+        if bound is None:
             terms = tf.exp(logit - side.spread(value))
         else:  # exponentials that both sides of a tile share
-            bound = self.scale * side.bound
             terms = tf.exp(logit - bound)
             top = tf.where(is_empty(value), bound, value)
-            factor *= tf.exp(bound - top)
-        terms = self._weighted(terms, side) * side.spread(factor)
+            upstream *= tf.exp(bound - top)
+        terms = self._weighted(terms, side) * slope * side.spread(upstream)
         return tf.where(side.mask(self.over), terms, 0.0), ()
+
+    def _exponent(self, pair: Pair) -> tf.Tensor:
+        return self.scale * pair.logit if self.function is None else self.function(pair)
+
+    def _slope(self, pair: Pair):
+        """The derivative of the exponent by the product."""
+        if self.function is None:
+            return self.scale
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(pair.product)
+            exponent = self.function(pair)
+        return tape.gradient(exponent, pair.product)
+
+    def _bound(self, bound):
+        """No |exponent| is larger, where that is known."""
+        known = bound is not None and self.function is None
+        return abs(self.scale) * bound if known else None
 
     def _weighted(self, terms, side: Side) -> tf.Tensor:
         return side.pair.weight * terms if self.over == "positives" else terms
@@ -193,10 +216,10 @@ POSITIVE_WEIGHT = PairSum("positives", linear=True)
 
 
 class Comparison(NamedTuple):
-    """Anchors and columns, and how they belong together: logit = scale * cosine + bias."""
+    """Anchors and columns, and how they belong together: logit = scale * similarity + bias."""
 
     rows: tf.Tensor
-    """Float `[n, dim]`: the anchors, normalised here."""
+    """Float `[n, dim]`: the anchors."""
     columns: tf.Tensor | None
     """Float `[columns, dim]`; None: the anchors are their own columns, and `relation` is by ids alone."""
     relation: Relation
@@ -206,6 +229,8 @@ class Comparison(NamedTuple):
     """Float `[columns]`, added to the logits of a column. No gradient flows into it."""
     bound: float | None = None
     """`scale`, where it is known beforehand: no |scale * cosine| is larger."""
+    similarity: str = "cosine"
+    """"cosine" (rows are normalised here) or "inner_product"."""
     both_sides: bool = False
     """The columns are anchors as well, with the anchors as columns: as many, and `bias` holds for both."""
 
@@ -367,10 +392,11 @@ class Comparison(NamedTuple):
     def _sides(self, rows, scale, columns=None) -> list[tf.Tensor]:
         """Anchors, and columns where they are others, whose products are the logits without bias."""
         # Normalised before any cast to float32: the floor for tiny rows depends on the dtype they came in.
-        anchors = normalize_rows(rows)
+        prepare = normalize_rows if self.similarity == "cosine" else as_real
+        anchors = prepare(rows)
         if columns is None:
             return [anchors * tf.sqrt(scale)]
-        return [anchors * scale, tf.cast(normalize_rows(columns), anchors.dtype)]
+        return [anchors * scale, tf.cast(prepare(columns), anchors.dtype)]
 
 
 def _deal(parameters, terms) -> list[list]:
@@ -490,7 +516,7 @@ class _Setting(NamedTuple):
 
 def _setting(comparison: Comparison, terms: tuple) -> _Setting:
     entries = comparison._entries
-    scale = max(getattr(term, "scale", 1.0) for term in terms)
+    scale = max(abs(getattr(term, "scale", 1.0)) for term in terms)
     bounded = comparison.bound is not None and comparison.bias is None
     if any(isinstance(t, LogSumExp) and t.over == "positives" for t in terms):
         # A tiny weight times exp(-80) would be 0.

@@ -22,17 +22,19 @@ def compare_sets(
     ids,
     embeddings,
     *,
-    temperature,
+    temperature=1.0,
+    similarity="cosine",
     candidates=None,
     candidate_log_probability=None,
     **sets,
 ) -> Comparison:
-    """Every anchor with its columns: logit = cosine / temperature - log Q(column).
+    """Every anchor with its columns: logit = similarity / temperature - log Q(column).
 
     Args:
         ids: int `(n,)`, or multi-hot float or bool `(n, classes)`.
         embeddings: Float `(n, dim)`.
         temperature: Float > 0, or a scalar tensor.
+        similarity: `"cosine"` or `"inner_product"`.
         candidates: Float `(columns, dim)`, or None: the batch.
         candidate_log_probability: Float `(columns,)`, log Q, or None.
         **sets: The other keywords of a loss over sets: see `nt_xent_loss`.
@@ -71,7 +73,7 @@ def compare_sets(
     bias = None
     if candidate_log_probability is not None:
         bias = -tf.cast(candidate_log_probability, dtype)
-    known = isinstance(temperature, numbers.Real)
+    known = isinstance(temperature, numbers.Real) and similarity == "cosine"
     return Comparison(
         embeddings,
         candidates,
@@ -79,6 +81,7 @@ def compare_sets(
         scale=1 / as_scalar(temperature, dtype),
         bias=bias,
         bound=1 / float(temperature) if known else None,
+        similarity=similarity,
     )
 
 

@@ -8,12 +8,8 @@ import tensorflow as tf
 from keras_contrastive._checks import check_choice, check_positive, check_same_shape
 from keras_contrastive._random import uniform
 from keras_contrastive.losses._base import RowsOrSetsLoss
-from keras_contrastive.losses._distances import (
-    DISTANCES,
-    pairwise_distances,
-    row_distances,
-)
-from keras_contrastive.losses.sets import check_sets, match
+from keras_contrastive.losses._distances import DISTANCES, row_distances
+from keras_contrastive.losses._pairs import all_pairs
 
 
 def contrastive_loss(
@@ -120,41 +116,17 @@ def _over_rows(anchor, positive, negative, *, margin, distance):
     return (attraction + repulsion) / 2
 
 
-def _over_sets(
-    ids,
-    embeddings,
-    *,
-    margin,
-    distance,
-    draw=None,
-    candidates=None,
-    **sets,
-):
+def _over_sets(ids, embeddings, *, margin, distance, draw=None, **sets):
     check_positive(margin=margin)
-    check_choice("distance", distance, DISTANCES)
-    check_sets(
-        ids,
-        embeddings,
-        candidates=candidates,
-        **sets,
-    )
-    columns = embeddings if candidates is None else candidates
-    distances = pairwise_distances(embeddings, columns, distance)  # (n, columns)
-    exists, weight = match(
-        ids,
-        num_candidates=None if candidates is None else tf.shape(distances)[1],
-        dtype=distances.dtype,
-        **sets,
-    )
-    negatives = exists & (weight == 0)
-    attraction = _weighted_mean(tf.square(distances), weight)  # (n,)
-    repulsions = tf.square(tf.nn.relu(margin - distances))
+    pairs = all_pairs(ids, embeddings, distance=distance, **sets)
+    weight, negatives = pairs.weight, pairs.negative
+    attraction = _weighted_mean(tf.square(pairs.distance), weight)  # (n,)
+    repulsions = tf.square(tf.nn.relu(margin - pairs.distance))
     if draw is None:
-        repulsion = _weighted_mean(repulsions, tf.cast(negatives, distances.dtype))
+        repulsion = _weighted_mean(repulsions, tf.cast(negatives, weight.dtype))
     else:
         repulsion = _weighted_mean(_draw_columns(repulsions, negatives, draw), weight)
-    counts = tf.reduce_any(weight > 0, axis=1) & tf.reduce_any(negatives, axis=1)
-    counts = tf.cast(counts, distances.dtype)
+    counts = tf.cast(pairs.counts, weight.dtype)
     return counts * (attraction + repulsion) / 2, counts
 
 

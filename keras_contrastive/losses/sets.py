@@ -62,7 +62,7 @@ def match(
         candidate_ids = ids
         self_index = tf.range(tf.shape(ids)[0]) if self_index is None else self_index
     if candidate_ids is not None:
-        shared = _shared_labels(
+        shared = shared_labels(
             ids, canonical_ids(candidate_ids, "candidate_ids"), dtype
         )
     else:
@@ -107,7 +107,7 @@ def own_ids_for_unknown(ids) -> tf.Tensor:
     return tf.where(ids == -1, own if ids.shape.rank == 1 else own[:, None], ids)
 
 
-def _shared_labels(ids, candidate_ids, dtype) -> tf.Tensor:
+def shared_labels(ids, candidate_ids, dtype) -> tf.Tensor:
     """1 where ids are equal, or the number of labels in common. `[n, columns]`."""
     if ids.shape.rank == 2:
         return tf.matmul(

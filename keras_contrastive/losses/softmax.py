@@ -64,7 +64,7 @@ def nt_xent_loss(ids, embeddings, *, temperature=0.1, **sets) -> tf.Tensor:
         >>> nt_xent_loss([7, 7], [[1.0, 0.0], [0.0, 1.0]]).numpy()  # one column: certain
         array([0., 0.], dtype=float32)
     """
-    return _nt_xent(ids, embeddings, temperature=temperature, **sets)[0]
+    return softmax_over_sets(ids, embeddings, temperature=temperature, **sets)[0]
 
 
 def info_nce_loss(ids, embeddings, *, temperature=0.1, **sets) -> tf.Tensor:
@@ -98,7 +98,7 @@ def info_nce_loss(ids, embeddings, *, temperature=0.1, **sets) -> tf.Tensor:
         >>> info_nce_loss([7], [[1.0, 0.0]], temperature=1.0, **sets).numpy().round(4)
         array([0.3133], dtype=float32)
     """
-    return _nt_xent(ids, embeddings, temperature=temperature, **sets)[0]
+    return softmax_over_sets(ids, embeddings, temperature=temperature, **sets)[0]
 
 
 def sup_con_loss(
@@ -160,7 +160,7 @@ class NTXentLoss(FunctionLoss):
     ):
         check_positive(temperature=temperature)
         options = {"temperature": temperature}
-        super().__init__(_nt_xent, options, reduction=reduction, name=name)
+        super().__init__(softmax_over_sets, options, reduction=reduction, name=name)
 
 
 @keras.saving.register_keras_serializable("keras_contrastive")
@@ -185,7 +185,7 @@ class InfoNCELoss(FunctionLoss):
     ):
         check_positive(temperature=temperature)
         options = {"temperature": temperature}
-        super().__init__(_nt_xent, options, reduction=reduction, name=name)
+        super().__init__(softmax_over_sets, options, reduction=reduction, name=name)
 
 
 @keras.saving.register_keras_serializable("keras_contrastive")
@@ -219,7 +219,8 @@ class SupConLoss(FunctionLoss):
 
 
 @compiled
-def _nt_xent(ids, embeddings, **options):
+def softmax_over_sets(ids, embeddings, **options):
+    """Values and counts of the softmax over an anchor's columns; `options` are those of `compare_sets`."""
     comparison = compare_sets(ids, embeddings, **options)
     everything, logits, weight = comparison.statistics(
         LogSumExp("all"), POSITIVE_LOGITS, POSITIVE_WEIGHT
@@ -230,7 +231,9 @@ def _nt_xent(ids, embeddings, **options):
 
 def _sup_con(ids, embeddings, *, position, **options):
     check_choice("position", position, POSITIONS)
-    return (_nt_xent if position == "out" else _sup_con_in)(ids, embeddings, **options)
+    return (softmax_over_sets if position == "out" else _sup_con_in)(
+        ids, embeddings, **options
+    )
 
 
 @compiled

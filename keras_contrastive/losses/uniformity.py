@@ -1,0 +1,223 @@
+"""Losses of how embeddings spread over the unit sphere: alignment and uniformity, and KoLeo."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from keras_contrastive._checks import check_finite, check_positive, check_same_shape
+from keras_contrastive._numerics import normalize_rows
+from keras_contrastive.losses._base import FunctionLoss, where_counted
+from keras_contrastive.losses._blocks import LogSumExp, compiled, lowest
+from keras_contrastive.losses._comparison import compare_sets
+from keras_contrastive.losses.sets import check_sets
+
+
+def alignment_uniformity_loss(
+    first, second, *, alignment_weight=1.0, uniformity_weight=1.0, t=2.0
+) -> tf.Tensor:
+    """Two views close together, all images spread evenly: the two things a contrastive loss does, apart.
+
+    `alignment_weight` times the mean of |f_i - g_i|^2, plus `uniformity_weight` times the mean over both sides of
+    log mean_{i < j} exp(-t |f_i - f_j|^2), with f the rows of `first` and g those of `second`, normalised inside.
+    Memory grows with n alone.
+
+    Args:
+        first: Float `(n, dim)`.
+        second: Float `(n, dim)`; row i belongs to row i of `first`.
+        alignment_weight: Float.
+        uniformity_weight: Float.
+        t: Float > 0, how local uniformity is.
+
+    Returns:
+        Float scalar, may be negative, float64 for float64 inputs, else float32. A single row has no uniformity: 0.
+        A row of zeros counts as orthogonal to all others.
+
+    Raises:
+        ValueError: `t` is not positive, a weight is not finite, or the shapes are known to differ.
+
+    Reference:
+        Wang, Isola, 2020, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+        Hypersphere, Sec. 4.1. lightly's HypersphereLoss has t = 1.
+
+    Example:
+        >>> first = [[1.0, 0.0], [-1.0, 0.0]]
+        >>> alignment_uniformity_loss(first, first).numpy()  # 0, and log exp(-2 * 4)
+        -8.0
+    """
+    options = {"alignment_weight": alignment_weight}
+    options.update(uniformity_weight=uniformity_weight, t=t)
+    return _alignment_uniformity(first, second, **options)[0]
+
+
+def koleo_loss(ids, embeddings, *, epsilon=1e-8, **sets) -> tf.Tensor:
+    """-log of the distance to the nearest other row, of unit rows: spreads a batch evenly.
+
+    The Kozachenko-Leonenko estimate of the entropy, negated. The ids play no role, so that views of one image would
+    push each other away: the loss layer calls it view by view.
+
+    Args:
+        ids: Taken as by all losses over sets, and not used.
+        embeddings: Float `(n, dim)`.
+        epsilon: Float > 0, added to the distance: a duplicate has the value -log(epsilon), and no gradient.
+        **sets: `candidates` float `(columns, dim)`, `self_index` int `(n,)` and `candidate_mask` bool `(columns,)` or
+            `(n, columns)`, as in `nt_xent_loss`; `candidate_ids` and `negative_only` are not used.
+
+    Returns:
+        Float `(n,)`, >= -log(2 + epsilon), float64 for float64 embeddings, else float32, not reduced: 0 for a row without
+        another, which does not count.
+
+    Raises:
+        ValueError: `epsilon` is not positive, or a shape is known to be wrong.
+
+    Reference:
+        Sablayrolles et al., 2019, Spreading Vectors for Similarity Search, Eq. 2; DINOv2 adds epsilon to every entry
+        of the difference as well, and weighs the loss by 0.1.
+
+    Example:
+        >>> koleo_loss([0, 1], [[1.0, 0.0], [0.0, 1.0]]).numpy().round(4)  # -log sqrt(2)
+        array([-0.3466, -0.3466], dtype=float32)
+    """
+    return _koleo(ids, embeddings, epsilon=epsilon, **sets)[0]
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class AlignmentUniformityLoss(FunctionLoss):
+    """`alignment_uniformity_loss` as a Keras loss: `loss(first, second)`.
+
+    Args:
+        alignment_weight: Float.
+        uniformity_weight: Float.
+        t: Float > 0, how local uniformity is.
+        reduction: Of no effect: the loss is a scalar, and takes no sample weights.
+        name: Name of the loss.
+
+    Raises:
+        ValueError: As of `alignment_uniformity_loss`, or `reduction` is unknown.
+    """
+
+    families = ("pairs",)
+    symmetric = True
+
+    def __init__(
+        self,
+        alignment_weight: float = 1.0,
+        uniformity_weight: float = 1.0,
+        t: float = 2.0,
+        *,
+        reduction: str = "sum_over_batch_size",
+        name: str = "alignment_uniformity_loss",
+    ):
+        options = {"alignment_weight": alignment_weight}
+        options.update(uniformity_weight=uniformity_weight, t=t)
+        _check(**options)
+        super().__init__(_alignment_uniformity, options, reduction=reduction, name=name)
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class KoLeoLoss(FunctionLoss):
+    """`koleo_loss` as a Keras loss: `loss(ids, embeddings, sample_weight=None, **sets)`.
+
+    Args:
+        epsilon: Float > 0, added to the distance.
+        reduction: `"sum_over_batch_size"` (the mean over rows that have another), `"sum"` or `"none"`.
+        name: Name of the loss.
+
+    Raises:
+        ValueError: `epsilon` is not a finite number > 0, or `reduction` is unknown.
+    """
+
+    takes_candidates = False
+    view_by_view = True
+
+    def __init__(
+        self,
+        epsilon: float = 1e-8,
+        *,
+        reduction: str = "sum_over_batch_size",
+        name: str = "koleo_loss",
+    ):
+        check_positive(epsilon=epsilon)
+        super().__init__(_koleo, {"epsilon": epsilon}, reduction=reduction, name=name)
+
+
+def _check(alignment_weight, uniformity_weight, t) -> None:
+    check_finite(alignment_weight=alignment_weight, uniformity_weight=uniformity_weight)
+    check_positive(t=t)
+
+
+@compiled
+def _alignment_uniformity(first, second, *, alignment_weight, uniformity_weight, t):
+    _check(alignment_weight, uniformity_weight, t)
+    check_same_shape(first=first, second=second)
+    difference = normalize_rows(first) - normalize_rows(second)
+    aligned = tf.reduce_sum(tf.square(difference), axis=-1)
+    n = tf.cast(tf.shape(aligned)[0], aligned.dtype)
+    alignment = tf.math.divide_no_nan(tf.reduce_sum(aligned), n)
+    uniformity = (_uniformity(first, t) + _uniformity(second, t)) / 2
+    value = alignment_weight * alignment + uniformity_weight * uniformity
+    return value, tf.ones_like(value)
+
+
+def _uniformity(rows, t) -> tf.Tensor:
+    """log mean_{i != j} exp(-t |f_i - f_j|^2), where |f_i - f_j|^2 = 2 - 2 cosine; 0 for a single row."""
+    n = tf.shape(rows)[0]
+    comparison = compare_sets(tf.range(n), rows, temperature=1 / (2 * t))
+    (of_rows,) = comparison.statistics(LogSumExp("all"))
+    pairs = tf.cast(n, of_rows.dtype) * tf.cast(n - 1, of_rows.dtype)
+    several = n > 1
+    # One more term, of no weight: a sum over no rows at all has no gradient either.
+    of_rows = tf.concat([of_rows, [lowest(of_rows.dtype)]], axis=0)
+    total = tf.reduce_logsumexp(of_rows) - tf.math.log(tf.maximum(pairs, 1.0))
+    return tf.where(several, total - 2 * t, tf.zeros_like(total))
+
+
+def _koleo(
+    ids,
+    embeddings,
+    *,
+    epsilon,
+    candidates=None,
+    candidate_ids=None,
+    self_index=None,
+    candidate_mask=None,
+    negative_only=None,
+):
+    check_positive(epsilon=epsilon)
+    embeddings = tf.convert_to_tensor(embeddings)
+    check_sets(
+        tf.range(tf.shape(embeddings)[0]) if candidates is None else ids,
+        embeddings,
+        candidates=candidates,
+        candidate_ids=candidate_ids,
+        self_index=self_index,
+        candidate_mask=candidate_mask,
+        negative_only=negative_only,
+    )
+    anchors = normalize_rows(embeddings)
+    columns = anchors
+    if candidates is not None:
+        columns = tf.cast(normalize_rows(candidates), anchors.dtype)
+    elif self_index is None:
+        self_index = tf.range(tf.shape(anchors)[0])
+    found, similarity = _most_similar(anchors, columns, self_index, candidate_mask)
+    counts = similarity > -2.0
+    difference = anchors - tf.gather(columns, found)
+    squared = tf.reduce_sum(tf.square(difference), axis=-1)
+    apart = counts & (squared > 0)  # the square root of 0 has no gradient
+    distance = tf.where(
+        apart, tf.sqrt(tf.where(apart, squared, tf.ones_like(squared))), 0.0
+    )
+    return where_counted(counts, -tf.math.log(distance + epsilon))
+
+
+def _most_similar(anchors, columns, own, mask) -> tuple[tf.Tensor, tf.Tensor]:
+    """The most similar column of each unit row that exists for it, and its similarity; -4 where there is none."""
+    similarity = tf.stop_gradient(tf.matmul(anchors, columns, transpose_b=True))
+    exists = tf.ones_like(similarity, tf.bool)
+    if own is not None:
+        exists = tf.range(tf.shape(columns)[0]) != tf.cast(own, tf.int32)[:, None]
+    if mask is not None:
+        exists &= tf.cast(mask, tf.bool)
+    similarity = tf.where(exists, similarity, -4.0)
+    return tf.argmax(similarity, axis=1), tf.reduce_max(similarity, axis=1)
