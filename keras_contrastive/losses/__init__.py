@@ -64,6 +64,10 @@ from keras_contrastive.losses.decoupled import (
     DecoupledLoss,
     decoupled_loss,
 )
+from keras_contrastive.losses.dino import (
+    DINOLoss,
+    dino_loss,
+)
 from keras_contrastive.losses.lifted_struct import (
     LiftedStructLoss,
     lifted_struct_loss,
@@ -116,6 +120,10 @@ from keras_contrastive.losses.softmax import (
     nt_xent_loss,
     sup_con_loss,
 )
+from keras_contrastive.losses.swav import (
+    SwAVLoss,
+    swav_loss,
+)
 from keras_contrastive.losses.symmetric import (
     SymmetricInfoNCELoss,
     symmetric_info_nce_loss,
@@ -143,6 +151,7 @@ __all__ = [
     "ContrastiveLoss",
     "CosFaceLoss",
     "CosinePredictionLoss",
+    "DINOLoss",
     "DebiasedLoss",
     "DecoupledLoss",
     "HardNegativeLoss",
@@ -160,6 +169,7 @@ __all__ = [
     "SigmoidLoss",
     "SoftNearestNeighborLoss",
     "SupConLoss",
+    "SwAVLoss",
     "SymmetricInfoNCELoss",
     "TripletHardLoss",
     "TripletLoss",
@@ -174,6 +184,7 @@ __all__ = [
     "cosine_prediction_loss",
     "debiased_loss",
     "decoupled_loss",
+    "dino_loss",
     "hard_negative_loss",
     "info_nce_loss",
     "koleo_loss",
@@ -188,6 +199,7 @@ __all__ = [
     "sigmoid_loss",
     "soft_nearest_neighbor_loss",
     "sup_con_loss",
+    "swav_loss",
     "symmetric_info_nce_loss",
     "triplet_hard_loss",
     "triplet_loss",

@@ -60,7 +60,7 @@ def proxy_nca_loss(
         embeddings: Float `(n, dim)`, normalised inside.
         proxies: Float `(classes, dim)`, normalised inside.
         scale: Float > 0, s.
-        positive_in_denominator: Whether the sum is over all k: a cross-entropy, >= 0, as in ProxyNCA++.
+        positive_in_denominator: Whether the sum is over all k, as in ProxyNCA++: a cross-entropy.
 
     Returns:
         Float `(n,)`, float64 for float64 embeddings, else float32, not reduced: 0 for rows that do not count, which
@@ -211,12 +211,8 @@ def _proxy_nca(ids, embeddings, *, proxies, scale, positive_in_denominator):
     check_positive(scale=scale)
     classes = compare_with_classes(ids, embeddings, proxies=proxies)
     logits = 2 * scale * classes.cosines  # -scale d, and 2 scale, which cancels
-    nearness = classes.of_own(logits)
-    counted = classes.known
-    if positive_in_denominator:
-        return where_counted(
-            counted, tf.nn.relu(tf.reduce_logsumexp(logits, axis=1) - nearness)
-        )
-    logits = tf.where(classes.own, lowest(logits.dtype), logits)
-    counted &= tf.shape(proxies)[0] > 1
-    return where_counted(counted, tf.reduce_logsumexp(logits, axis=1) - nearness)
+    nearness, counts = classes.of_own(logits), classes.known
+    if not positive_in_denominator:
+        logits = tf.where(classes.own, lowest(logits.dtype), logits)
+        counts &= tf.shape(proxies)[0] > 1
+    return where_counted(counts, tf.reduce_logsumexp(logits, axis=1) - nearness)

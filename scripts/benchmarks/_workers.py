@@ -11,17 +11,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".venv-benchmarks" / "bin" / "python"
+ADDONS = ROOT / ".venv-addons" / "bin" / "python"
 
 
 def ask(
-    script: str, worker: list, *, threads: int, peer: bool = False, **environment
+    script: str, worker: list, *, threads: int, python=sys.executable, **environment
 ) -> dict:
     """What `script --worker ...` prints as its last line, or `{"failed": the last line of its errors}`."""
-    python = str(PEERS) if peer else sys.executable
     options = ["--worker", *map(str, worker), "--threads", str(threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **environment}
     done = subprocess.run(
-        [python, script, *options], env=environment, capture_output=True, text=True
+        [str(python), script, *options], env=environment, capture_output=True, text=True
     )
     if done.returncode != 0:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]

@@ -361,7 +361,7 @@ def measure(args) -> None:
                     __file__,
                     [name, size, blur],
                     threads=args.threads,
-                    peer=name in PEER_LIBRARIES,
+                    python=_workers.PEERS if name in PEER_LIBRARIES else sys.executable,
                     **environment,
                 )
                 print(key, json.dumps(results[key]), file=sys.stderr, flush=True)

@@ -24,38 +24,12 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]
 
 import _workers  # noqa: E402
+from _loss_cases import CASES, DIM  # noqa: E402
 
-DIM = 128
-CLASSES = 10  # of the labelled rows
 PICTURE = ROOT / "docs" / "losses.png"
 
-# For each loss: the sizes, in pairs (two rows each), and up to which size each library is asked.
-CASES = {
-    "nt_xent": {
-        "pairs": (256, 1024, 4096, 16384, 32768),
-        "libraries": {"ours": 32768, "lightly": 16384, "pytorch_metric_learning": 1024},
-    },
-    "sup_con": {
-        "pairs": (512, 4096),
-        "libraries": {"ours": 4096, "pytorch_metric_learning": 512},
-    },
-    "decoupled": {"pairs": (1024,), "libraries": {"ours": 1024, "lightly": 1024}},
-    "decoupled_weighted": {
-        "pairs": (1024,),
-        "libraries": {"ours": 1024, "lightly": 1024},
-    },
-    "symmetric_info_nce": {
-        "pairs": (1024, 4096),
-        "libraries": {"ours": 4096, "open_clip": 4096},
-    },
-    "sigmoid": {
-        "pairs": (1024, 4096),
-        "libraries": {"ours": 4096, "tensorflow_xla": 4096, "open_clip": 4096},
-    },
-    "debiased": {"pairs": (1024,), "libraries": {"ours": 1024}},
-    "hard_negative": {"pairs": (1024,), "libraries": {"ours": 1024}},
-}
 OWN_LIBRARIES = ("ours", "tensorflow_xla")
+TENSORFLOW = (*OWN_LIBRARIES, "tensorflow_addons")
 LARGE = 8192  # pairs from which one round has to do
 
 
@@ -82,139 +56,92 @@ def parse_args(argv=None):
 # ---- one measurement, in its own process
 
 
-def rows_of(loss: str, pairs: int):
-    """Two views and the ids of their rows, first views first."""
-    import numpy as np
-
-    generator = np.random.default_rng(0)
-    first = generator.normal(size=(pairs, DIM)).astype(np.float32)
-    second = first + generator.normal(size=(pairs, DIM)).astype(np.float32)
-    ids = np.arange(pairs) % CLASSES if loss == "sup_con" else np.arange(pairs)
-    return first, second, np.tile(ids, 2)
-
-
-def ours(loss: str, pairs: int):
-    import tensorflow as tf
-
-    import keras_contrastive as kc
-
-    first, second, ids = rows_of(loss, pairs)
-    losses = {
-        "nt_xent": kc.losses.NTXentLoss(0.1),
-        "sup_con": kc.losses.SupConLoss(0.1),
-        "decoupled": kc.losses.DecoupledLoss(0.1),
-        "decoupled_weighted": kc.losses.DecoupledLoss(0.1, weighted=True),
-        "debiased": kc.losses.DebiasedLoss(),
-        "hard_negative": kc.losses.HardNegativeLoss(),
-        "symmetric_info_nce": kc.losses.SymmetricInfoNCELoss(0.07),
-        "sigmoid": kc.losses.SigmoidLoss(learn=False),
-    }
-    function = losses[loss]
-    of_pairs = loss in ("symmetric_info_nce", "sigmoid")
-    inputs = (first, second) if of_pairs else (_stacked(first, second),)
-    inputs = [tf.constant(side) for side in inputs]
-    ids = tf.constant(ids)
-
-    @tf.function
-    def run(*inputs):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            value = function(*inputs) if of_pairs else function(ids, *inputs)
-        return value, tape.gradient(value, inputs)
-
-    return lambda: _of_tensorflow(run(*inputs))
+def program(library: str, loss: str, pairs: int):
+    """What computes value and gradients once: `(value, functions that give the gradients as arrays)`."""
+    case = CASES[loss]
+    rows = case.rows(pairs)
+    make = case.ours if library == "ours" else case.peers[library][1]
+    function, weights = make(_modules(library), rows)
+    sides = [rows.first, rows.second] if case.over_pairs else [rows.stacked]
+    run = _by_tensorflow if library in TENSORFLOW else _by_torch
+    options = {"jit_compile": True} if library == "tensorflow_xla" else {}
+    ids = None if case.over_pairs else rows.ids
+    return run(function, sides, ids, weights, **options)
 
 
-def tensorflow_xla(loss: str, pairs: int):
-    """The plain form of the sigmoid loss, with the whole matrix, compiled by XLA."""
-    import tensorflow as tf
+def _modules(library: str):
+    """What the makers of a library's losses need of it."""
+    if library == "ours":
+        import keras_contrastive
 
-    assert loss == "sigmoid"
-    inputs = [tf.constant(side) for side in rows_of(loss, pairs)[:2]]
+        return keras_contrastive
+    if library == "tensorflow_xla":
+        import tensorflow
 
-    @tf.function(jit_compile=True)
-    def run(*inputs):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            first, second = (tf.math.l2_normalize(side, axis=1) for side in inputs)
-            logits = 10.0 * tf.matmul(first, second, transpose_b=True) - 10.0
-            signs = 2.0 * tf.eye(pairs) - 1.0
-            value = tf.reduce_sum(tf.math.softplus(-signs * logits)) / pairs
-        return value, tape.gradient(value, inputs)
+        return tensorflow
+    if library == "tensorflow_addons":
+        import tensorflow_addons
 
-    return lambda: _of_tensorflow(run(*inputs))
+        return tensorflow_addons
+    if library == "lightly":
+        import lightly.loss
 
+        return lightly.loss
+    if library == "open_clip":
+        import open_clip.loss
 
-def _of_tensorflow(result):
-    value, gradients = result
-    for gradient in gradients:
-        gradient[0, 0].numpy()  # waits for it
-    return float(value), [gradient.numpy for gradient in gradients]
-
-
-def lightly(loss: str, pairs: int):
-    from lightly import loss as losses
-
-    function = {
-        "nt_xent": lambda: losses.NTXentLoss(temperature=0.1),
-        "decoupled": lambda: losses.DCLLoss(temperature=0.1),
-        "decoupled_weighted": lambda: losses.DCLWLoss(temperature=0.1, sigma=0.5),
-    }[loss]()
-    return _of_torch(rows_of(loss, pairs)[:2], function)
-
-
-def pytorch_metric_learning(loss: str, pairs: int):
-    import torch
-    from pytorch_metric_learning import losses
-
-    first, second, ids = rows_of(loss, pairs)
-    function = {"nt_xent": losses.NTXentLoss, "sup_con": losses.SupConLoss}[loss](
-        temperature=0.1
+        return open_clip.loss
+    import pytorch_metric_learning
+    from pytorch_metric_learning import (  # noqa: F401
+        distances,
+        losses,
+        miners,
+        reducers,
     )
-    ids = torch.tensor(ids)
-    return _of_torch([_stacked(first, second)], lambda rows: function(rows, ids))
+
+    return pytorch_metric_learning
 
 
-def open_clip(loss: str, pairs: int):
-    import torch
-    from open_clip import loss as losses
+def _by_tensorflow(function, sides, ids, weights, jit_compile=None):
+    import tensorflow as tf
 
-    normalize = torch.nn.functional.normalize
-    if loss == "symmetric_info_nce":
-        clip = losses.ClipLoss()
+    sides = [tf.constant(side) for side in sides]
+    given = [] if ids is None else [tf.constant(ids)]
+    weights = [weight.value for weight in weights]
 
-        def function(first, second):
-            return clip(normalize(first), normalize(second), torch.tensor(1 / 0.07))
-
-    else:
-        siglip = losses.SigLipLoss()
-
-        def function(first, second):
-            numbers = torch.tensor(10.0), torch.tensor(-10.0)
-            return siglip(normalize(first), normalize(second), *numbers)
-
-    return _of_torch(rows_of(loss, pairs)[:2], function)
-
-
-def _of_torch(inputs, function):
-    import torch
-
-    inputs = [torch.tensor(side, requires_grad=True) for side in inputs]
+    @tf.function(jit_compile=jit_compile)
+    def compute(*sides):
+        with tf.GradientTape() as tape:
+            tape.watch(sides)
+            value = function(*given, *sides)
+        return value, tape.gradient(value, [*sides, *weights])
 
     def run():
-        for side in inputs:
-            side.grad = None
-        value = function(*inputs)
-        value.backward()
-        return float(value.detach()), [side.grad.numpy for side in inputs]
+        value, gradients = compute(*sides)
+        gradients = [gradient for gradient in gradients if gradient is not None]
+        for gradient in gradients:
+            gradient[0, 0].numpy()  # waits for it
+        return float(value), [gradient.numpy for gradient in gradients]
 
     return run
 
 
-def _stacked(first, second):
-    import numpy as np
+def _by_torch(function, sides, ids, weights):
+    import torch
 
-    return np.concatenate([first, second])
+    sides = [torch.tensor(side, requires_grad=True) for side in sides]
+    given = [] if ids is None else [torch.tensor(ids)]
+    watched = [*sides, *weights]
+
+    def run():
+        for tensor in watched:
+            tensor.grad = None
+        value = function(*given, *sides)
+        value.backward()
+        gradients = [t.grad for t in watched if t.grad is not None]
+        return float(value.detach()), [gradient.numpy for gradient in gradients]
+
+    return run
 
 
 def machine_rates() -> dict:
@@ -259,7 +186,7 @@ def extra_memory(run) -> int:
 def work(library: str, loss: str, pairs: int, what: str, threads: int) -> dict:
     import numpy as np
 
-    if library in OWN_LIBRARIES or library == "machine":
+    if library in TENSORFLOW or library == "machine":
         _workers.limit_tensorflow(threads)
     else:
         import torch
@@ -267,7 +194,7 @@ def work(library: str, loss: str, pairs: int, what: str, threads: int) -> dict:
         torch.set_num_threads(threads)
     if library == "machine":
         return machine_rates()
-    run = globals()[library](loss, pairs)
+    run = program(library, loss, pairs)
     if what == "memory":
         return {"extra_bytes": extra_memory(run)}
     value, gradients = run()  # also the compilation
@@ -295,9 +222,17 @@ def ask(library: str, loss: str, pairs: int, what: str, threads: int) -> dict:
         environment["MALLOC_MMAP_THRESHOLD_"] = environment[
             "MALLOC_TRIM_THRESHOLD_"
         ] = "65536"
-    peer = library not in (*OWN_LIBRARIES, "machine")
     worker = [library, loss, pairs, what]
-    return _workers.ask(__file__, worker, threads=threads, peer=peer, **environment)
+    python = environment_of(library)
+    return _workers.ask(__file__, worker, threads=threads, python=python, **environment)
+
+
+def environment_of(library: str) -> Path:
+    """The Python that has the library."""
+    if library == "tensorflow_addons":
+        return _workers.ADDONS
+    own = library in (*OWN_LIBRARIES, "machine")
+    return Path(sys.executable) if own else _workers.PEERS
 
 
 def measure(args) -> None:
@@ -310,11 +245,11 @@ def measure(args) -> None:
     results.setdefault("machine", ask("machine", "", 0, "time", args.threads))
     for loss in args.losses or CASES:
         case = CASES[loss]
-        for pairs in args.pairs or case["pairs"]:
-            libraries = [
+        for pairs in args.pairs or case.pairs:
+            libraries = ["ours"] + [
                 name
-                for name, most in case["libraries"].items()
-                if pairs <= most and (name in OWN_LIBRARIES or _workers.PEERS.exists())
+                for name, (most, _) in case.peers.items()
+                if pairs <= most and environment_of(name).exists()
             ]
             rounds = args.rounds if pairs < LARGE else 1
             turns = [("time", i, name) for i in range(rounds) for name in libraries]
@@ -342,9 +277,9 @@ def summary(results: dict) -> list[dict]:
     """A row for each loss, size and library: medians over the rounds, and ratios to ours."""
     rows = []
     for loss, case in CASES.items():
-        for pairs in case["pairs"]:
+        for pairs in case.pairs:
             found = {}
-            for name in case["libraries"]:
+            for name in ("ours", *case.peers):
                 key = f"{loss}/{pairs}/{name}"
                 times = [
                     result
@@ -403,7 +338,7 @@ def plot(results: dict) -> None:
             )
         axis.set_xlabel("pairs in a batch (twice as many rows)")
         axis.grid(alpha=0.3)
-    sizes = CASES["nt_xent"]["pairs"]
+    sizes = CASES["nt_xent"].pairs
     limits = [1e3 * limit_seconds(results["machine"], n) for n in sizes]
     axes[0].loglog(sizes, limits, "k:", label="limit: products and exponentials alone")
     for axis in axes:

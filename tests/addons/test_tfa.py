@@ -60,6 +60,100 @@ def test_contrastive_class_equals_addons_by_rows():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def batch(n: int = 24, dim: int = 5, classes: int = 4):
+    """Unit rows, as addons' users normalise them, with labels of which every one occurs twice or more."""
+    generator = np.random.default_rng(1)
+    ids = np.concatenate([np.repeat(np.arange(classes), 2), np.zeros(n, int)])[:n]
+    ids[2 * classes :] = generator.integers(0, classes, n - 2 * classes)
+    return ids, tf.constant(generator.normal(size=(n, dim)), tf.float32)
+
+
+def value_and_gradient(loss, rows):
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        value = loss(rows)
+    return value, tape.gradient(value, rows)
+
+
+def assert_equal_to_addons(ours, addons, rows):
+    value, gradient = value_and_gradient(ours, rows)
+    expected, expected_gradient = value_and_gradient(addons, rows)
+    assert np.abs(expected_gradient).max() > 1e-3
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+DISTANCES = {"L2": "euclidean", "squared-L2": "squared_euclidean", "angular": "cosine"}
+
+
+@pytest.mark.parametrize("theirs", DISTANCES)
+@pytest.mark.parametrize("margin", [0.2, 1.0])
+def test_triplet_semi_hard_loss_equals_addons(theirs, margin):
+    ids, rows = batch()
+    assert_equal_to_addons(
+        lambda z: kc.losses.TripletSemiHardLoss(margin, distance=DISTANCES[theirs])(
+            ids, z
+        ),
+        lambda z: tfa.losses.TripletSemiHardLoss(margin, theirs)(ids, z),
+        rows,
+    )
+
+
+@pytest.mark.parametrize("theirs", DISTANCES)
+@pytest.mark.parametrize("soft", [False, True])
+def test_triplet_hard_loss_equals_addons(theirs, soft):
+    ids, rows = (
+        batch()
+    )  # every anchor has a positive: without, addons takes the distance 0, and we leave it out
+    assert_equal_to_addons(
+        lambda z: kc.losses.TripletHardLoss(0.3, soft, distance=DISTANCES[theirs])(
+            ids, z
+        ),
+        lambda z: tfa.losses.TripletHardLoss(0.3, soft, theirs)(ids, z),
+        rows,
+    )
+
+
+@pytest.mark.parametrize("margin", [1.0, 3.0])
+def test_lifted_struct_loss_equals_addons(margin):
+    ids, rows = batch()
+    assert_equal_to_addons(
+        lambda z: kc.losses.LiftedStructLoss(margin)(ids, z),
+        lambda z: tfa.losses.LiftedStructLoss(margin)(ids, z),
+        rows,
+    )
+
+
+def test_npairs_loss_equals_addons_on_the_matrix_of_products():
+    # Addons takes the similarities; its anchor's own column, the diagonal, is a positive.
+    ids, rows = batch()
+    others = batch(dim=5)[1] * 0.5 + rows
+
+    def addons(z):
+        return tfa.losses.NpairsLoss()(ids, tf.matmul(z, others, transpose_b=True))
+
+    loss = kc.losses.NpairsLoss()
+    assert_equal_to_addons(
+        lambda z: loss(ids, z, candidates=others, candidate_ids=ids), addons, rows
+    )
+
+
+def test_npairs_multilabel_loss_equals_addons_on_the_matrix_of_products():
+    # Addons takes a list of sparse labels or a dense matrix; a row without labels is NaN there, and does not count here.
+    labels = (np.random.default_rng(2).random((24, 6)) < 0.4).astype(np.float32)
+    labels[:, 0] = 1.0
+    _, rows = batch()
+
+    def addons(z):
+        products = tf.matmul(z, z, transpose_b=True)
+        return tfa.losses.NpairsMultilabelLoss()(labels, products)
+
+    loss = kc.losses.NpairsMultilabelLoss()
+    assert_equal_to_addons(
+        lambda z: loss(labels, z, candidates=z, candidate_ids=labels), addons, rows
+    )
+
+
 def test_fit_driven_by_lamb_lowers_the_loss():
     # Two noisy views of 32 points; LAMB scales each step by the layer's norm, so a rate of 0.02 is a 2 % step.
     generator = np.random.default_rng(0)

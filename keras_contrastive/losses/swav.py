@@ -1,0 +1,171 @@
+"""SwAV's loss: the clusters of one view, assigned evenly over the batch, are told from the other view."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from keras_contrastive._checks import (
+    check_integer,
+    check_positive,
+    check_rank,
+    check_same_shape,
+    shape_text,
+)
+from keras_contrastive._numerics import as_scalar, normalize_rows
+from keras_contrastive.losses._base import LossLayer
+from keras_contrastive.losses._blocks import FIXED_RANGE
+
+
+def swav_loss(
+    first, second, *, prototypes, temperature=0.1, epsilon=0.05, iterations=3
+) -> tf.Tensor:
+    """Cross-entropy of telling the code of each view from the other view, averaged over both directions.
+
+    Per row the mean over both directions of -sum_k q_k log softmax(s / t)_k, with s_k the cosine of the row and
+    prototype k, t the temperature and q the code of the row's partner: exp(cosine / epsilon), scaled in turns so
+    that over the batch all prototypes get the same share, and the entries of a row sum to 1 (Sinkhorn-Knopp). No
+    gradient flows through the codes.
+
+    Args:
+        first: Float `(n, dim)`, normalised inside.
+        second: Float `(n, dim)`; row i belongs to row i of `first`.
+        prototypes: Float `(num_prototypes, dim)`, normalised inside.
+        temperature: Float > 0, t, or a float scalar tensor (gradients flow into it).
+        epsilon: Float > 0. Smaller: sharper codes.
+        iterations: Integer >= 1, the turns of the scaling.
+
+    Returns:
+        Float `(n,)`, >= 0, float64 for float64 inputs, else float32, not reduced. Every row counts.
+
+    Raises:
+        ValueError: `temperature` or `epsilon` is not positive, `iterations` is no integer >= 1, or a shape is known
+            to be wrong.
+
+    Reference:
+        Caron et al., 2020, Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, Eq. 2 and 3,
+        and Algorithm 1. Its code normalises the prototypes after each step, not inside; the loss is the same.
+
+    Example:
+        >>> first, second = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]
+        >>> loss = swav_loss(first, second, prototypes=first, temperature=1.0)
+        >>> loss.numpy().round(4)  # each has a prototype of its own: log(1 + 1 / e)
+        array([0.3133, 0.3133], dtype=float32)
+    """
+    return _swav(
+        first,
+        second,
+        prototypes=prototypes,
+        temperature=temperature,
+        epsilon=epsilon,
+        iterations=iterations,
+    )
+
+
+@keras.saving.register_keras_serializable("keras_contrastive")
+class SwAVLoss(LossLayer):
+    """`swav_loss` as a layer that learns its prototypes: `loss(first, second, sample_weight=None)`.
+
+    It returns the loss and adds it nowhere: see `SigmoidLoss`. The variable `prototypes` `(num_prototypes, dim)` is
+    made at the first call.
+
+    Args:
+        num_prototypes: Integer >= 1.
+        temperature: Float > 0. A `temperature=` in the call takes its place.
+        epsilon: Float > 0.
+        iterations: Integer >= 1.
+        reduction: `"sum_over_batch_size"` (the mean over rows), `"sum"` or `"none"`.
+        name: Name of the layer.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: An argument is out of its range, or `reduction` is unknown.
+    """
+
+    families = ("pairs",)
+    symmetric = True
+
+    def __init__(
+        self,
+        num_prototypes: int = 3000,
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        iterations: int = 3,
+        *,
+        reduction: str = "sum_over_batch_size",
+        name: str = "swav_loss",
+        **kwargs,
+    ):
+        check_integer(1, num_prototypes=num_prototypes, iterations=iterations)
+        check_positive(temperature=temperature, epsilon=epsilon)
+        options = {
+            "num_prototypes": num_prototypes,
+            "temperature": temperature,
+            "epsilon": epsilon,
+            "iterations": iterations,
+        }
+        super().__init__(options, reduction=reduction, name=name, **kwargs)
+
+    def make_weights(self, dim):
+        self.prototypes = self.add_weight(
+            name="prototypes",
+            shape=(self.num_prototypes, dim),
+            initializer="random_normal",
+        )
+
+    def values_and_counts(self, first, second, *, temperature=None):
+        """Loss of each row `(n,)`, and ones: every row counts."""
+        values = _swav(
+            first,
+            second,
+            prototypes=tf.convert_to_tensor(self.prototypes),
+            temperature=self.temperature if temperature is None else temperature,
+            epsilon=self.epsilon,
+            iterations=self.iterations,
+        )
+        return values, tf.ones_like(values)
+
+
+def _swav(first, second, *, prototypes, temperature, epsilon, iterations):
+    check_positive(temperature=temperature, epsilon=epsilon)
+    check_integer(1, iterations=iterations)
+    sides = [tf.convert_to_tensor(side) for side in (first, second)]
+    check_same_shape(first=sides[0], second=sides[1])
+    prototypes = tf.convert_to_tensor(prototypes)
+    _check_prototypes(prototypes, sides[0])
+    sides = [normalize_rows(side) for side in sides]
+    prototypes = tf.cast(normalize_rows(prototypes), sides[0].dtype)
+    scores = [tf.matmul(side, prototypes, transpose_b=True) for side in sides]
+    codes = [_codes(tf.stop_gradient(own), epsilon, iterations) for own in scores]
+    inverse = 1 / as_scalar(temperature, prototypes.dtype)
+    ways = [
+        tf.nn.softmax_cross_entropy_with_logits(code, own * inverse)
+        for code, own in zip(reversed(codes), scores)
+    ]
+    return (ways[0] + ways[1]) / 2
+
+
+def _codes(scores, epsilon: float, iterations: int) -> tf.Tensor:
+    """exp(scores / epsilon) `[n, prototypes]`, columns scaled to equal sums, then rows to sums of 1, in turns."""
+    if 2 / epsilon > FIXED_RANGE[scores.dtype]:
+        logits = scores / epsilon
+        for _ in range(iterations):
+            logits = tf.nn.log_softmax(logits, axis=0)
+            logits = tf.nn.log_softmax(logits, axis=1)
+        return tf.exp(logits)
+    # No cosine is above 1. The factors of rows and columns are all that changes: two vectors, not the matrix.
+    kernel = tf.exp((scores - 1) / epsilon)
+    of_rows = tf.ones_like(scores[:, :1])
+    for _ in range(iterations):
+        of_columns = 1 / tf.matmul(kernel, of_rows, transpose_a=True)
+        of_rows = 1 / tf.matmul(kernel, of_columns)
+    return of_rows * kernel * tf.transpose(of_columns)
+
+
+def _check_prototypes(prototypes, first) -> None:
+    check_rank(2, prototypes=prototypes)
+    if not prototypes.shape[1:].is_compatible_with(first.shape[1:]):
+        raise ValueError(
+            "`first` and `prototypes` must have rows of one width. Received: "
+            f"first.shape={shape_text(first.shape)}, prototypes.shape={shape_text(prototypes.shape)}."
+        )
