@@ -210,7 +210,7 @@ class DistanceWeighted(Miner):
         # A draw without replacement by weights: the largest of log weight plus Gumbel noise.
         noise = uniform(tf.cast(draw, tf.int64), tf.shape(distance))
         noise = -tf.math.log(-tf.math.log(tf.cast(noise, dtype) + 1e-9) + 1e-9)
-        too_far = tf.where(distance < self.max_distance, 0.0, 1e6)
+        too_far = 1e6 * tf.cast(distance >= self.max_distance, dtype)
         low = tf.constant(dtype.min / 8, dtype)
         scores = tf.where(pairs.negative, rarity + noise - too_far, low)
         chosen = _largest(scores, self.num_negatives)
