@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import keras_contrastive as kc
 from tests.oracles import losses as oracles
+from tests.oracles import metric_losses as metric_oracles
 from tests.oracles.gradients import numerical_gradient
 
 # float32 keeps 7 digits; a temperature of 0.1 and a sum over a few columns cost one or two of them.
@@ -33,10 +34,18 @@ class LossOverSets:
     loss_class: type
     oracle: Callable
     options: dict
-    on_cosine: bool = True
+    distance: str = "cosine"
+    """What the loss compares by, by its name in `distance_of`."""
     needs_negatives: bool = False
+    zero_of_one_class: bool = False
+    """An anchor without a negative counts, with the value 0."""
+    takes_log_probability: bool = False
     freezes: bool = False
-    """The oracle has weights that are constants for the gradient; they couple the anchors with each other."""
+    """The oracle has weights that are constants for the gradient."""
+    jumps: bool = False
+    """Of two equal distances it matters which is the larger."""
+    separable: bool = True
+    """An anchor's value is its own affair."""
 
     def values(self, ids, embeddings, **keywords):
         """Per anchor, by position: the contrastive loss has other names for its two first arguments."""
@@ -48,11 +57,21 @@ class LossOverSets:
             keywords["frozen"] = held
         return self.oracle(ids, embeddings, **{**self.options, **keywords})
 
+    def bounds(self, ids, embeddings):
+        """The least and the largest value that rounding may give at equal distances."""
+        ties = [{"tie": 1e-6}, {"tie": -1e-6}] if self.jumps else [{}, {}]
+        return [self.expected(ids, embeddings, **tie)[0] for tie in ties]
+
     def make(self, **keywords):
         return self.loss_class(**self.options, **keywords)
 
     def counts(self, ids) -> np.ndarray:
+        """0 or 1 for each anchor, or its number of pairs or triplets."""
         return self.expected(ids, np.ones((len(ids), 1)))[1]
+
+    @property
+    def tempered(self) -> bool:
+        return "temperature" in self.options
 
 
 def softmax(name: str, loss_class: str, *, suffix: str = "", **options) -> LossOverSets:
@@ -63,7 +82,9 @@ def softmax(name: str, loss_class: str, *, suffix: str = "", **options) -> LossO
         getattr(oracles, name),
         options,
         needs_negatives=name in ("decoupled", "debiased", "hard_negative"),
+        takes_log_probability=True,
         freezes=options.get("weighted", False),
+        separable=not options.get("weighted", False),
     )
 
 
@@ -74,8 +95,26 @@ def contrastive(distance: str, margin: float) -> LossOverSets:
         kc.losses.ContrastiveLoss,
         oracles.contrastive,
         {"distance": distance, "margin": margin},
-        on_cosine=distance == "cosine",
+        distance=distance,
         needs_negatives=True,
+    )
+
+
+def metric(name: str, loss_class: str, *, suffix: str = "", **options) -> LossOverSets:
+    of_products = name.startswith("npairs")
+    of_neighbors = name == "soft_nearest_neighbor"
+    return LossOverSets(
+        f"{name}{suffix}",
+        getattr(kc.losses, f"{name}_loss"),
+        getattr(kc.losses, loss_class),
+        getattr(metric_oracles, name),
+        options,
+        distance="inner_product" if of_products else options.get("distance", "cosine"),
+        needs_negatives=not (of_products or of_neighbors),
+        zero_of_one_class=of_neighbors,
+        takes_log_probability=of_products,
+        freezes=name == "circle",
+        jumps="semi_hard" in (name.removeprefix("triplet_"), options.get("mining")),
     )
 
 
@@ -106,19 +145,78 @@ SOFTMAX = [
     ),
 ]
 CONTRASTIVE = [contrastive(distance, margin) for distance, margin in MARGINS.items()]
-LOSSES = SOFTMAX + CONTRASTIVE
-every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-softmax_losses = pytest.mark.parametrize("loss", SOFTMAX, ids=lambda loss: loss.name)
-# Losses in which an anchor's value is its own affair.
-separable_losses = pytest.mark.parametrize(
-    "loss", [loss for loss in LOSSES if not loss.freezes], ids=lambda loss: loss.name
-)
+# Every way to mine, every distance in one loss at least; scales at which all terms of `rows()` are seen.
+METRIC = [
+    metric("triplet", "TripletLoss", suffix="_cosine", distance="cosine", margin=0.5),
+    metric(
+        "triplet",
+        "TripletLoss",
+        suffix="_mining_semi_hard",
+        distance="squared_euclidean",
+        margin=3.0,
+        mining="semi_hard",
+    ),
+    metric("triplet", "TripletLoss", distance="euclidean", margin=1.0, mining="all"),
+    metric(
+        "triplet_semi_hard", "TripletSemiHardLoss", distance="euclidean", margin=1.0
+    ),
+    metric(
+        "triplet_hard",
+        "TripletHardLoss",
+        suffix="_soft",
+        distance="inner_product",
+        soft=True,
+    ),
+    metric("triplet_hard", "TripletHardLoss", distance="euclidean", margin=1.0),
+    metric("npairs", "NpairsLoss"),
+    metric("npairs_multilabel", "NpairsMultilabelLoss"),
+    metric("lifted_struct", "LiftedStructLoss", distance="euclidean", margin=1.0),
+    metric(
+        "lifted_struct",
+        "LiftedStructLoss",
+        suffix="_cosine",
+        distance="cosine",
+        margin=0.7,
+    ),
+    metric("multi_similarity", "MultiSimilarityLoss", alpha=2.0, beta=10.0, base=0.4),
+    metric(
+        "multi_similarity",
+        "MultiSimilarityLoss",
+        suffix="_mined",
+        alpha=2.0,
+        beta=10.0,
+        base=0.5,
+        mining_epsilon=0.5,
+    ),
+    metric("circle", "CircleLoss", margin=0.3, scale=8.0),
+    metric(
+        "soft_nearest_neighbor",
+        "SoftNearestNeighborLoss",
+        suffix="_euclidean",
+        temperature=0.5,
+        distance="euclidean",
+    ),
+    metric(
+        "soft_nearest_neighbor",
+        "SoftNearestNeighborLoss",
+        temperature=1.0,
+        distance="squared_euclidean",
+    ),
+]
+LOSSES = SOFTMAX + CONTRASTIVE + METRIC
+
+
+def those(losses: list[LossOverSets]):
+    return pytest.mark.parametrize("loss", losses, ids=lambda loss: loss.name)
+
+
+every_loss = those(LOSSES)
+softmax_losses = those(SOFTMAX)
+separable_losses = those([loss for loss in LOSSES if loss.separable])
+tempered_losses = those([loss for loss in LOSSES if loss.tempered])
+log_probability_losses = those([loss for loss in LOSSES if loss.takes_log_probability])
 # One of each class, where the class and Keras are tested rather than the mathematics.
-one_of_each_class = pytest.mark.parametrize(
-    "loss",
-    list({loss.loss_class: loss for loss in LOSSES}.values()),
-    ids=lambda loss: loss.name,
-)
+one_of_each_class = those(list({loss.loss_class: loss for loss in LOSSES}.values()))
 
 BIG = 2**24  # the first float32 whose successor is not an integer apart
 
@@ -157,7 +255,8 @@ def value_and_gradient(function, rows) -> tuple[tf.Tensor, tf.Tensor]:
         # Not the plain sum: that would not see two anchors exchanged.
         weights = 1.0 + tf.cast(tf.range(tf.shape(values)[0]), values.dtype) / 4.0
         total = tf.reduce_sum(weights * values)
-    return values, tape.gradient(total, rows, unconnected_gradients="zero")
+    gradient = tape.gradient(total, rows, unconnected_gradients="zero")
+    return values, tf.convert_to_tensor(gradient)  # a gather's gradient is sparse
 
 
 def weighted_sum(values: np.ndarray) -> float:
@@ -193,6 +292,27 @@ def as_float32(value):
         if getattr(value, "dtype", None) == np.float64
         else value
     )
+
+
+def largest_tensor(function: tf.types.experimental.ConcreteFunction) -> tuple:
+    """The largest tensor of known shape in a graph and in the functions that it calls."""
+    graphs, seen = [function.graph], {}
+    while graphs:
+        graph = graphs.pop()
+        for operation in graph.get_operations():
+            for output in operation.outputs:
+                size = output.shape.num_elements() if output.shape.rank else 1
+                seen[f"{graph.name}/{output.name}"] = size or 0
+        graphs += [inner.graph for inner in _inner_functions(graph)]
+    return max((size, name) for name, size in seen.items())
+
+
+def _inner_functions(graph):
+    return [
+        function
+        for function in getattr(graph, "_functions", {}).values()
+        if hasattr(function, "graph")
+    ]
 
 
 def candidate_case(name: str) -> dict:
@@ -250,6 +370,7 @@ EXTREME = [
         name=f"{loss.name}_at_{temperature:g}",
         options={**loss.options, "temperature": temperature},
     )
-    for loss in SOFTMAX
+    for loss in LOSSES
+    if loss.tempered
     for temperature in ((0.01, 10.0) if loss is SOFTMAX[0] else (0.01,))
 ]

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import keras_contrastive as kc
 from keras_contrastive.losses import _blocks
-from tests.losses_battery import FLOAT64, SOFTMAX, softmax_losses
+from tests.losses_battery import FLOAT64, SOFTMAX, largest_tensor, softmax_losses
 from tests.oracles import losses as oracles
 
 # Of float32, at a temperature of 0.1 or more, over some dozens of columns; gradients grow with 1 / temperature.
@@ -203,27 +203,6 @@ def test_anchor_far_from_all_columns_of_a_tight_tile_does_not_underflow():
     assert np.isfinite(tape.gradient(values, rows)).all()
     # The anchor's own partner is its best column; the others of the tile are 200 below.
     np.testing.assert_allclose(values[0], expected[0], atol=1e-3)
-
-
-def largest_tensor(function: tf.types.experimental.ConcreteFunction) -> tuple:
-    """The largest tensor of known shape in a graph and in the functions that it calls."""
-    graphs, seen = [function.graph], {}
-    while graphs:
-        graph = graphs.pop()
-        for operation in graph.get_operations():
-            for output in operation.outputs:
-                size = output.shape.num_elements() if output.shape.rank else 1
-                seen[f"{graph.name}/{output.name}"] = size or 0
-        graphs += [inner.graph for inner in _inner_functions(graph)]
-    return max((size, name) for name, size in seen.items())
-
-
-def _inner_functions(graph):
-    return [
-        function
-        for function in getattr(graph, "_functions", {}).values()
-        if hasattr(function, "graph")
-    ]
 
 
 @softmax_losses

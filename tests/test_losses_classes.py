@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 
@@ -14,13 +15,16 @@ import keras_contrastive as kc
 from tests.losses_battery import (
     ANCHOR_IDS,
     FLOAT64,
+    METRIC,
     PATTERNS,
     SOFTMAX,
     candidate_case,
     every_loss,
+    log_probability_losses,
     one_of_each_class,
     rows,
-    softmax_losses,
+    tempered_losses,
+    those,
     value_and_gradient,
 )
 from tests.oracles import losses as oracles
@@ -28,25 +32,27 @@ from tests.oracles import losses as oracles
 
 @every_loss
 def test_class_averages_over_the_anchors_that_count(loss):
-    ids, embeddings = np.array(PATTERNS["lone_anchors"]), rows()
+    # Three, two and one of an id: where pairs or triplets are counted, the counts differ.
+    ids, embeddings = np.array(PATTERNS["groups"]), rows()
     expected, counts = loss.expected(ids, embeddings)
-    assert 0 < counts.sum() < 6
+    assert 0 < np.sum(counts > 0) < 6
     np.testing.assert_allclose(
-        loss.make()(ids, embeddings), expected[counts].mean(), **FLOAT64
+        loss.make()(ids, embeddings), oracles.reduced(expected, counts), **FLOAT64
+    )
+    counted = counts * expected
+    np.testing.assert_allclose(
+        loss.make(reduction="sum")(ids, embeddings), counted.sum(), **FLOAT64
     )
     np.testing.assert_allclose(
-        loss.make(reduction="sum")(ids, embeddings), expected.sum(), **FLOAT64
-    )
-    np.testing.assert_allclose(
-        loss.make(reduction="none")(ids, embeddings), expected, **FLOAT64
+        loss.make(reduction="none")(ids, embeddings), counted, **FLOAT64
     )
 
 
 @every_loss
 def test_sample_weight_weighs_the_anchors_that_count(loss):
-    ids, embeddings = np.array(PATTERNS["lone_anchors"]), rows()
-    # Heavy weights on lone anchors: they must not enter the denominator.
-    weights = np.array([0.5, 2.0, 100.0, 100.0, 100.0, 0.0])
+    ids, embeddings = np.array(PATTERNS["groups"]), rows()
+    # A heavy weight on the lone anchor: it must not enter the denominator.
+    weights = np.array([0.5, 2.0, 1.0, 0.0, 3.0, 100.0])
     expected, counts = loss.expected(ids, embeddings)
     for sample_weight in (
         weights,
@@ -59,12 +65,12 @@ def test_sample_weight_weighs_the_anchors_that_count(loss):
         )
         np.testing.assert_allclose(
             loss.make(reduction="sum")(ids, embeddings, sample_weight=sample_weight),
-            (expected * weights).sum(),
+            (expected * counts * weights).sum(),
             **FLOAT64,
         )
         np.testing.assert_allclose(
             loss.make(reduction="none")(ids, embeddings, sample_weight=sample_weight),
-            expected * weights,
+            expected * counts * weights,
             **FLOAT64,
         )
 
@@ -89,7 +95,7 @@ def test_class_passes_the_candidates_on(loss):
     )
 
 
-@softmax_losses
+@tempered_losses
 def test_class_takes_a_temperature_in_its_call(loss):
     ids, embeddings = np.array(PATTERNS["groups"]), rows()
     expected = oracles.reduced(*loss.expected(ids, embeddings, temperature=0.3))
@@ -147,7 +153,7 @@ def test_plain_keras_evaluate_takes_sample_weights(loss):
     np.testing.assert_allclose(total, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [SOFTMAX[0], SOFTMAX[-1]], ids=lambda loss: loss.name)
+@those([SOFTMAX[0], SOFTMAX[-1], METRIC[1]])
 def test_compiled_model_saves_and_loads_its_loss(loss, tmp_path):
     ids, inputs, model = (
         np.array(PATTERNS["groups"]),
@@ -165,35 +171,44 @@ def test_compiled_model_saves_and_loads_its_loss(loss, tmp_path):
 NOT_POSITIVE = [0.0, -1.0, math.nan, math.inf]
 
 
+# What each takes that must be > 0, beside the losses over rows, which are functions of another signature.
+POSITIVE = [
+    ("NTXentLoss", "nt_xent_loss", "temperature"),
+    ("ContrastiveLoss", "contrastive_loss", "margin"),
+    ("TripletLoss", "triplet_loss", "margin"),
+    ("TripletSemiHardLoss", "triplet_semi_hard_loss", "margin"),
+    ("TripletHardLoss", "triplet_hard_loss", "margin"),
+    ("MultiSimilarityLoss", "multi_similarity_loss", "alpha"),
+    ("MultiSimilarityLoss", "multi_similarity_loss", "beta"),
+    ("CircleLoss", "circle_loss", "scale"),
+    ("SoftNearestNeighborLoss", "soft_nearest_neighbor_loss", "temperature"),
+]
+
+
 @pytest.mark.parametrize("value", NOT_POSITIVE)
 @pytest.mark.parametrize(
-    "call, name",
-    [
-        (lambda v: kc.losses.NTXentLoss(temperature=v), "temperature"),
-        (
-            lambda v: kc.losses.nt_xent_loss([0, 0], rows(2), temperature=v),
-            "temperature",
-        ),
-        (lambda v: kc.losses.ContrastiveLoss(margin=v), "margin"),
-        (lambda v: kc.losses.contrastive_loss([0, 0], rows(2), margin=v), "margin"),
-        (
-            lambda v: kc.losses.contrastive_loss(rows(2), rows(2), rows(2), margin=v),
-            "margin",
-        ),
-    ],
-    ids=[
-        "NTXentLoss",
-        "nt_xent_loss",
-        "ContrastiveLoss",
-        "contrastive_loss",
-        "contrastive_loss_rows",
-    ],
+    "loss_class, function, name", POSITIVE, ids=lambda value: value
 )
-def test_number_that_is_not_positive_and_finite_is_refused(call, name, value):
-    with pytest.raises(
-        ValueError, match=rf"`{name}` must be .*> 0.* Received: {name}={value}"
+def test_number_that_is_not_positive_and_finite_is_refused(
+    loss_class, function, name, value
+):
+    for call in (
+        functools.partial(getattr(kc.losses, loss_class)),
+        functools.partial(getattr(kc.losses, function), [0, 0], rows(2)),
     ):
-        call(value)
+        with pytest.raises(
+            ValueError, match=rf"`{name}` must be .*> 0.* Received: {name}={value}"
+        ):
+            call(**{name: value})
+
+
+@pytest.mark.parametrize("value", NOT_POSITIVE)
+@pytest.mark.parametrize("function", ["contrastive_loss", "triplet_loss"])
+def test_margin_over_rows_that_is_not_positive_and_finite_is_refused(function, value):
+    with pytest.raises(
+        ValueError, match=rf"`margin` must be .*> 0.* Received: margin={value}"
+    ):
+        getattr(kc.losses, function)(rows(2), rows(2), rows(2), margin=value)
 
 
 @every_loss
@@ -212,6 +227,7 @@ def test_number_that_is_not_positive_and_finite_is_refused(call, name, value):
         ({"candidate_mask": np.ones(7, bool)}, r"`candidate_mask`.*Received.*7"),
         ({"negative_only": np.ones(7, bool)}, r"`negative_only`.*Received.*7"),
         ({"self_index": np.arange(4)}, r"`self_index`.*Received.*4"),
+        ({"positives": np.ones((5, 7))}, r"`positives`.*Received.*\(5, 7\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -228,21 +244,15 @@ def test_matrix_of_integer_ids_is_refused(loss):
         loss.values(np.arange(15).reshape(5, 3), rows(5))
 
 
-@softmax_losses
-@pytest.mark.parametrize(
-    "wrong, match",
-    [
-        ({"positives": np.ones((5, 7))}, r"`positives`.*Received.*\(5, 7\)"),
-        (
-            {"candidate_log_probability": np.zeros(7)},
-            r"`candidate_log_probability`.*Received.*7",
-        ),
-    ],
-    ids=["positives", "candidate_log_probability"],
-)
-def test_wrong_shape_of_a_softmax_argument_is_refused_by_name(loss, wrong, match):
-    with pytest.raises(ValueError, match=match):
-        loss.values(ANCHOR_IDS, rows(5), **candidate_case("plain"), **wrong)
+@log_probability_losses
+def test_wrong_shape_of_log_probabilities_is_refused_by_name(loss):
+    with pytest.raises(ValueError, match=r"`candidate_log_probability`.*Received.*7"):
+        loss.values(
+            ANCHOR_IDS,
+            rows(5),
+            candidate_log_probability=np.zeros(7),
+            **candidate_case("plain"),
+        )
 
 
 @every_loss
@@ -254,20 +264,30 @@ def test_unknown_reduction_is_refused_with_the_valid_ones(loss):
         loss.make(reduction="average")
 
 
+WITH_DISTANCES = [
+    ("ContrastiveLoss", "contrastive_loss"),
+    ("TripletLoss", "triplet_loss"),
+    ("TripletSemiHardLoss", "triplet_semi_hard_loss"),
+    ("TripletHardLoss", "triplet_hard_loss"),
+    ("LiftedStructLoss", "lifted_struct_loss"),
+    ("SoftNearestNeighborLoss", "soft_nearest_neighbor_loss"),
+]
+
+
 @pytest.mark.parametrize(
-    "call",
-    [
-        lambda: kc.losses.ContrastiveLoss(distance="euclidian"),
-        lambda: kc.losses.contrastive_loss([0, 0], rows(2), distance="euclidian"),
-        lambda: kc.losses.contrastive_loss(
-            rows(2), rows(2), rows(2), distance="euclidian"
-        ),
-    ],
-    ids=["class", "sets", "rows"],
+    "loss_class, function", WITH_DISTANCES, ids=[name for name, _ in WITH_DISTANCES]
 )
-def test_unknown_distance_is_refused_with_the_nearest(call):
-    with pytest.raises(
-        ValueError,
-        match=r"`distance` must be one of .*'euclidean'.*Received.*euclidian",
-    ):
-        call()
+def test_unknown_distance_is_refused_with_the_nearest(loss_class, function):
+    function = getattr(kc.losses, function)
+    calls = [
+        getattr(kc.losses, loss_class),
+        functools.partial(function, [0, 0], rows(2)),
+    ]
+    if "rows" in getattr(kc.losses, loss_class).families:
+        calls.append(functools.partial(function, rows(2), rows(2), rows(2)))
+    for call in calls:
+        with pytest.raises(
+            ValueError,
+            match=r"`distance` must be one of .*'euclidean'.*Received.*euclidian",
+        ):
+            call(distance="euclidian")

@@ -144,3 +144,24 @@ def test_a_damaged_file_of_any_name_is_listed(tmp_path):
         options = ["--image-size", 16, *QUICK, "--out", out]
         assert call("train", *data, *options) == 0
         assert b"caf\xe9.jpg: " in (out / "skipped.txt").read_bytes()
+
+
+def test_one_loss_trains_on_labels_and_keeps_the_figures(tmp_path, capsys, monkeypatch):
+    generator = np.random.default_rng(0)
+    labels = np.arange(80) % 4
+    images = np.clip(
+        60 * labels[:, None, None] + generator.normal(0, 9, (80, 8, 8)), 0, 255
+    )
+    data = tmp_path / "images.npz"
+    np.savez(data, x_train=images.astype(np.uint8), y_train=labels)
+    options = ["--data", f"npz:{data}", "--epochs", 2, "--batch-size", 20]
+    assert call("one_loss", *options, "--loss", "SupConLoss") == 0
+    out = capsys.readouterr().out
+    assert out.count("kNN (k = 20)") == 3 and "trained" in out
+
+
+def test_one_loss_refuses_images_without_labels(tmp_path, capsys):
+    data = tmp_path / "images.npz"
+    np.savez(data, x_train=np.zeros((8, 8, 8), np.uint8))
+    assert call("one_loss", "--data", f"npz:{data}") == 2
+    assert "`--data` must have labels" in capsys.readouterr().err

@@ -128,7 +128,7 @@ class RowsOrSetsLoss(FunctionLoss):
         self, y_true, y_pred, *third, negative=None, sample_weight=None, **keywords
     ):
         """The reduced loss. `third`: the negative, over rows, then the sample weight."""
-        if third and negative is None and is_row_call(third[0], y_true, y_pred):
+        if third and negative is None and is_row_call(y_true, y_pred, third[0]):
             negative, *third = third
         if third:
             (sample_weight,) = third
@@ -219,7 +219,7 @@ class LossLayer(keras.layers.Layer):
         return {**config, **options, "reduction": self.reduction}
 
 
-def is_row_call(third, first, second) -> bool:
+def is_row_call(first, second, third) -> bool:
     """Whether three arguments are three rank-2 float tensors of one shape: anchor, positive, negative."""
     if third is None:
         return False

@@ -41,7 +41,9 @@ def _squared_distances(rows, columns) -> tf.Tensor:
     Centred first, since the error grows with the rows' distance from the origin. The plain way, the
     differences of all pairs, would hold n * c * dim numbers.
     """
-    center = tf.stop_gradient(tf.reduce_mean(columns, axis=0))
+    count = tf.cast(tf.shape(columns)[0], columns.dtype)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(columns, axis=0), count)
+    center = tf.stop_gradient(mean)
     a, b = tf.cast(rows - center, tf.float64), tf.cast(columns - center, tf.float64)
     products = tf.matmul(a, b, transpose_b=True)
     lengths = (

@@ -76,6 +76,21 @@ def all_pairs(ids, embeddings, *, distance, candidates=None, **sets) -> Pairs:
     return Pairs(distances, weight, exists & (weight == 0))
 
 
+def best_column(scores) -> tf.Tensor:
+    """The column of the largest score of each row: int64 `[n]`; 0 where there are no columns."""
+    if not scores.shape[1]:  # unknown, or really none: `argmax` of nothing is an error
+        lowest = scores.dtype.min
+        scores = tf.pad(scores, [[0, 0], [0, 1]], constant_values=lowest)
+    return tf.argmax(scores, axis=1)
+
+
+def best_row(columns, scores) -> tf.Tensor:
+    """The row of `columns` `[c, dim]` whose score `[n, c]` is the largest: `[n, dim]`; zeros where there are none."""
+    if not columns.shape[0]:
+        columns = tf.pad(columns, [[0, 1], [0, 0]])
+    return tf.gather(columns, best_column(scores))
+
+
 def log_sum_exp(logits, weight) -> tf.Tensor:
     """log sum_j w_ij exp(l_ij) of each row, with weights >= 0; very low, without a gradient, where all are 0.
 

@@ -30,7 +30,7 @@ from keras_contrastive._numerics import normalize_rows
 from keras_contrastive._random import uniform
 from keras_contrastive.losses._base import ContrastiveLossBase
 from keras_contrastive.losses._distances import DISTANCES
-from keras_contrastive.losses._pairs import Pairs, all_pairs
+from keras_contrastive.losses._pairs import Pairs, all_pairs, best_column
 from keras_contrastive.losses.sets import canonical_ids, shared_labels
 
 ACTIONS = ("drop", "attract")
@@ -105,8 +105,8 @@ class Hardest(Miner):
 
     def choose(self, pairs, rows, sets):
         columns = tf.shape(pairs.distance)[1]
-        positive = tf.argmax(pairs.where(pairs.positive, -1), axis=1)
-        negative = tf.argmin(pairs.where(pairs.negative), axis=1)
+        positive = best_column(pairs.where(pairs.positive, -1))
+        negative = best_column(-pairs.where(pairs.negative))
         near, far = (
             tf.one_hot(one, columns, True, False, dtype=tf.bool)
             for one in (negative, positive)

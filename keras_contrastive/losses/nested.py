@@ -29,7 +29,7 @@ class NestedDimensions(ContrastiveLossBase):
         name: Name of the loss.
 
     Raises:
-        ValueError: `dims` are no increasing integers, `weights` are of another number or negative; in the call, an
+        ValueError: `loss` is not callable, `dims` are no increasing integers, `weights` are of another number or negative; in the call, an
             embedding is known to be narrower than the largest width.
 
     Reference:
@@ -43,6 +43,11 @@ class NestedDimensions(ContrastiveLossBase):
     def __init__(
         self, loss, dims, weights=None, *, name: str = "nested_dimensions", **kwargs
     ):
+        if not callable(loss):
+            raise ValueError(
+                "`loss` must be a loss, such as keras_contrastive.losses.NTXentLoss(). "
+                f"Received: loss={loss!r}."
+            )
         kwargs.setdefault(
             "reduction", getattr(loss, "reduction", "sum_over_batch_size")
         )

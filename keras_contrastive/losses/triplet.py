@@ -14,7 +14,7 @@ from keras_contrastive._checks import check_choice, check_positive, check_same_s
 from keras_contrastive._numerics import softplus
 from keras_contrastive.losses._base import FunctionLoss, RowsOrSetsLoss, where_counted
 from keras_contrastive.losses._distances import DISTANCES, row_distances
-from keras_contrastive.losses._pairs import Pairs, all_pairs
+from keras_contrastive.losses._pairs import Pairs, all_pairs, best_row
 
 
 def triplet_loss(
@@ -278,10 +278,10 @@ def _hard(ids, embeddings, *, margin, distance, soft=False, candidates=None, **s
     )
     # The rows that were found are compared once more, with gradients for them alone: no matrix of gradients.
     near, far = (
-        row_distances(embeddings, tf.gather(columns, found), distance)
-        for found in (
-            tf.argmax(pairs.where(pairs.positive, otherwise=-1), axis=1),
-            tf.argmin(pairs.where(pairs.negative, otherwise=1), axis=1),
+        row_distances(embeddings, best_row(columns, scores), distance)
+        for scores in (
+            pairs.where(pairs.positive, otherwise=-1),
+            -pairs.where(pairs.negative, otherwise=1),
         )
     )
     values = softplus(near - far) if soft else tf.nn.relu(near - far + margin)

@@ -10,6 +10,7 @@ from keras_contrastive._numerics import normalize_rows
 from keras_contrastive.losses._base import FunctionLoss, where_counted
 from keras_contrastive.losses._blocks import LogSumExp, compiled, lowest
 from keras_contrastive.losses._comparison import compare_sets
+from keras_contrastive.losses._pairs import best_row
 from keras_contrastive.losses.sets import check_sets
 
 
@@ -185,24 +186,23 @@ def _koleo(
 ):
     check_positive(epsilon=epsilon)
     embeddings = tf.convert_to_tensor(embeddings)
-    check_sets(
-        tf.range(tf.shape(embeddings)[0]) if candidates is None else ids,
-        embeddings,
-        candidates=candidates,
-        candidate_ids=candidate_ids,
-        self_index=self_index,
-        candidate_mask=candidate_mask,
-        negative_only=negative_only,
-    )
+    rows = tf.range(tf.shape(embeddings)[0])
+    if candidates is None:
+        self_index = rows if self_index is None else self_index
+        columns = embeddings
+    else:
+        columns = tf.convert_to_tensor(candidates)
+    # The ids say nothing here: any will do.
+    sets = {"self_index": self_index, "candidate_mask": candidate_mask}
+    column_ids = tf.range(tf.shape(columns)[0])
+    check_sets(rows, embeddings, candidates=columns, candidate_ids=column_ids, **sets)
     anchors = normalize_rows(embeddings)
-    columns = anchors
-    if candidates is not None:
-        columns = tf.cast(normalize_rows(candidates), anchors.dtype)
-    elif self_index is None:
-        self_index = tf.range(tf.shape(anchors)[0])
-    found, similarity = _most_similar(anchors, columns, self_index, candidate_mask)
+    columns = tf.cast(normalize_rows(columns), anchors.dtype)
+    similarity = _similarity(anchors, columns, **sets)
+    nearest = best_row(columns, similarity)
+    similarity = tf.reduce_max(similarity, axis=1)
     counts = similarity > -2.0
-    difference = anchors - tf.gather(columns, found)
+    difference = anchors - nearest
     squared = tf.reduce_sum(tf.square(difference), axis=-1)
     apart = counts & (squared > 0)  # the square root of 0 has no gradient
     distance = tf.where(
@@ -211,13 +211,13 @@ def _koleo(
     return where_counted(counts, -tf.math.log(distance + epsilon))
 
 
-def _most_similar(anchors, columns, own, mask) -> tuple[tf.Tensor, tf.Tensor]:
-    """The most similar column of each unit row that exists for it, and its similarity; -4 where there is none."""
+def _similarity(anchors, columns, self_index, candidate_mask) -> tf.Tensor:
+    """Cosines of unit rows, without gradient; -4 where the column does not exist for the anchor."""
     similarity = tf.stop_gradient(tf.matmul(anchors, columns, transpose_b=True))
     exists = tf.ones_like(similarity, tf.bool)
-    if own is not None:
-        exists = tf.range(tf.shape(columns)[0]) != tf.cast(own, tf.int32)[:, None]
-    if mask is not None:
-        exists &= tf.cast(mask, tf.bool)
-    similarity = tf.where(exists, similarity, -4.0)
-    return tf.argmax(similarity, axis=1), tf.reduce_max(similarity, axis=1)
+    if self_index is not None:
+        own = tf.cast(self_index, tf.int32)[:, None]
+        exists = tf.range(tf.shape(columns)[0]) != own
+    if candidate_mask is not None:
+        exists &= tf.cast(candidate_mask, tf.bool)
+    return tf.where(exists, similarity, -4.0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
@@ -152,6 +156,30 @@ def test_npairs_multilabel_loss_equals_addons_on_the_matrix_of_products():
     assert_equal_to_addons(
         lambda z: loss(labels, z, candidates=z, candidate_ids=labels), addons, rows
     )
+
+
+def test_tutorial_runs_with_one_import_changed():
+    # The network of addons' tutorial: the same weights after the same steps, whichever import it has.
+    source = (Path(kc.__file__).parents[1] / "docs" / "one-loss.md").read_text()
+    block = re.search(r"```python\n(.*?)```", source, flags=re.DOTALL)[1]
+    ours = "from keras_contrastive.losses import TripletSemiHardLoss"
+    theirs = "from tensorflow_addons.losses import TripletSemiHardLoss"
+    assert block.count(ours) == 1
+    generator = np.random.default_rng(0)
+
+    def load_data():
+        images = generator.integers(0, 256, (64, 28, 28), np.uint8)
+        return (images, np.arange(64) % 4), (images[:8], None)
+
+    embeddings = []
+    for line in (ours, theirs):
+        generator = np.random.default_rng(0)
+        keras.utils.set_random_seed(0)
+        names: dict = {}
+        with mock.patch.object(keras.datasets.fashion_mnist, "load_data", load_data):
+            exec(block.replace(ours, line), names)
+        embeddings.append(names["embeddings"])
+    np.testing.assert_allclose(embeddings[0], embeddings[1], atol=1e-4)
 
 
 def test_fit_driven_by_lamb_lowers_the_loss():

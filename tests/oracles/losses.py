@@ -330,6 +330,7 @@ def contrastive_choices(
     self_index=None,
     candidate_mask=None,
     negative_only=None,
+    positives=None,
 ):
     """For each anchor its positives' (weight, d^2) and its negatives' max(0, margin - d)^2."""
     embeddings = np.asarray(embeddings, np.float64)
@@ -345,7 +346,7 @@ def contrastive_choices(
             self_index=self_index,
             candidate_mask=candidate_mask,
             negative_only=negative_only,
-            positives=None,
+            positives=positives,
         ):
             d = distance_of(distance, anchor, candidates[j])
             if weight > 0:
