@@ -8,9 +8,13 @@ import tensorflow as tf
 
 import keras_contrastive as kc
 from keras_contrastive.losses import _blocks
-from tests.losses_battery import FLOAT64, SOFTMAX, largest_tensor, softmax_losses
+from tests.losses_battery import FLOAT64, METRIC, SOFTMAX, largest_tensor, those
 from tests.oracles import losses as oracles
 
+# What the engine serves beside the softmax family.
+OTHERS = ("npairs", "multi_similarity", "circle")
+TILED = SOFTMAX + [loss for loss in METRIC if loss.name in OTHERS]
+tiled_losses = those(TILED)
 # Of float32, at a temperature of 0.1 or more, over some dozens of columns; gradients grow with 1 / temperature.
 VALUE = {"rtol": 2e-5, "atol": 2e-5}
 GRADIENT = {"rtol": 2e-4, "atol": 2e-4}
@@ -94,7 +98,9 @@ def of_sets(loss, ids, embeddings, keywords):
 
     def function(rows, others, temperature):
         sets = {"candidates": others} if "candidate_ids" in keywords else {}
-        return loss.values(ids, rows, temperature=temperature, **sets, **keywords)
+        if loss.tempered:
+            sets["temperature"] = temperature
+        return loss.values(ids, rows, **sets, **keywords)
 
     return results(function, embeddings, embeddings if others is None else others, 0.2)
 
@@ -107,9 +113,14 @@ CASES = ("batch", "log_probability", "candidates", "queue", "masks") + (
 )
 
 
-@softmax_losses
+@tiled_losses
 def test_tiles_give_the_values_and_gradients_of_the_matrix_at_once(loss, monkeypatch):
-    for case in CASES:
+    cases = CASES
+    if not loss.takes_log_probability:
+        cases = [
+            case for case in CASES if "candidate_log_probability" not in sets_of(case)
+        ]
+    for case in cases:
         at_once = of_sets(loss, *batch(), sets_of(case))
         assert np.any(at_once[0] != 0) and np.any(at_once[1] != 0), case
         # One larger than the batch has to do with padding alone.
@@ -133,6 +144,21 @@ def test_tiles_by_xla_give_the_values_and_gradients_of_the_matrix_at_once(
     np.testing.assert_allclose(in_tiles[0], at_once[0], **VALUE)
     for found, expected in zip(in_tiles[1:], at_once[1:]):
         np.testing.assert_allclose(found, expected, **GRADIENT)
+
+
+def test_tiles_give_the_uniformity_of_the_matrix_at_once(monkeypatch):
+    _, first = batch()
+    second = first[::-1].copy()
+
+    def function(first, second, _):
+        loss = kc.losses.alignment_uniformity_loss
+        return tf.reshape(loss(first, second, uniformity_weight=0.7), [1])
+
+    at_once = results(function, first, second, 1.0)
+    assert np.any(at_once[1] != 0)
+    set_tile(monkeypatch, 4)
+    for found, expected in zip(results(function, first, second, 1.0), at_once):
+        np.testing.assert_allclose(found, expected, **FLOAT64)
 
 
 def two_views(images: int, dim: int, spread: float, dtype=np.float32):
@@ -205,7 +231,7 @@ def test_anchor_far_from_all_columns_of_a_tight_tile_does_not_underflow():
     np.testing.assert_allclose(values[0], expected[0], atol=1e-3)
 
 
-@softmax_losses
+@tiled_losses
 def test_ids_that_no_matrix_holds_need_no_matrix(loss):
     """Above the size of one tile no tensor of the graph, forwards or backwards, is as large as the matrix."""
     n, dim = 4096, 8

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_choice
 from keras_contrastive.losses._distances import DISTANCES, pairwise_distances
-from keras_contrastive.losses.sets import check_sets, match
+from keras_contrastive.losses.sets import check_sets, match, without_log_probability
 
 
 class Pairs(NamedTuple):
@@ -64,6 +64,7 @@ def all_pairs(ids, embeddings, *, distance, candidates=None, **sets) -> Pairs:
         ValueError: `distance` is unknown, or a rank or length is known to be wrong.
     """
     check_choice("distance", distance, DISTANCES)
+    sets = without_log_probability(sets)
     check_sets(ids, embeddings, candidates=candidates, **sets)
     columns = embeddings if candidates is None else candidates
     distances = pairwise_distances(embeddings, columns, distance)

@@ -17,6 +17,7 @@ from keras_contrastive.losses._blocks import (
     is_empty,
 )
 from keras_contrastive.losses._comparison import compare_sets
+from keras_contrastive.losses.sets import without_log_probability
 
 
 def circle_loss(ids, embeddings, *, margin=0.4, scale=80.0, **sets) -> tf.Tensor:
@@ -85,7 +86,7 @@ class CircleLoss(FunctionLoss):
 def _circle(ids, embeddings, *, margin, scale, **sets):
     check_finite(margin=margin)
     check_positive(scale=scale)
-    comparison = compare_sets(ids, embeddings, **sets)
+    comparison = compare_sets(ids, embeddings, **without_log_probability(sets))
     far, near, weight = comparison.statistics(
         LogSumExp("negatives", function=_Negative(margin, scale)),
         LogSumExp("positives", function=_Positive(margin, scale)),

@@ -16,6 +16,7 @@ from keras_contrastive.losses._blocks import (
 )
 from keras_contrastive.losses._comparison import compare_sets
 from keras_contrastive.losses._pairs import all_pairs
+from keras_contrastive.losses.sets import without_log_probability
 
 
 def multi_similarity_loss(
@@ -133,7 +134,7 @@ def _multi_similarity(
 
 @compiled
 def _of_all(ids, embeddings, *, alpha, beta, base, **sets):
-    comparison = compare_sets(ids, embeddings, **sets)
+    comparison = compare_sets(ids, embeddings, **without_log_probability(sets))
     near, far, weight = comparison.statistics(
         LogSumExp("positives", -alpha), LogSumExp("negatives", beta), POSITIVE_WEIGHT
     )

@@ -71,7 +71,11 @@ class NestedDimensions(ContrastiveLossBase):
 
     def __call__(self, first, second, *third, **keywords):
         """The reduced loss; arguments as of the loss."""
-        if third and "negative" not in keywords and is_row_call(first, second, *third):
+        if (
+            third
+            and "negative" not in keywords
+            and is_row_call(first, second, third[0])
+        ):
             keywords["negative"], *third = third
         by_ids = "sets" in self.families and keywords.get("negative") is None
         rows = {"second": tf.convert_to_tensor(second)}

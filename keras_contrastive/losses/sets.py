@@ -165,6 +165,20 @@ def check_sets(
         )
 
 
+def without_log_probability(sets: dict) -> dict:
+    """The keywords of a loss over sets that is no softmax, and has nothing to correct.
+
+    Raises:
+        ValueError: `candidate_log_probability` is among them.
+    """
+    sets = dict(sets)
+    if sets.pop("candidate_log_probability", None) is not None:
+        raise ValueError(
+            "`candidate_log_probability` is for the softmax losses, such as InfoNCELoss: this loss takes none."
+        )
+    return sets
+
+
 def check_pairs(first, *, ids, second_ids, **of_columns) -> None:
     """Check the static shapes of the keywords of a loss over pairs, against its rows `first`.
 
