@@ -258,9 +258,9 @@ def test_wrong_shape_of_log_probabilities_is_refused_by_name(loss):
 @every_loss
 def test_log_probability_is_refused_where_there_is_nothing_to_correct(loss):
     if loss.takes_log_probability:
-        assert (
-            loss.values(ANCHOR_IDS, rows(5), candidate_log_probability=None).shape == (5,)
-        )
+        assert loss.values(
+            ANCHOR_IDS, rows(5), candidate_log_probability=None
+        ).shape == (5,)
         return
     with pytest.raises(
         ValueError, match="`candidate_log_probability` is for the softmax"

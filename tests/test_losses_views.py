@@ -421,13 +421,20 @@ def test_barlow_counts_each_pair_of_columns_twice_with_its_weight():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e-6, 12345.6])
 def test_barlow_of_a_constant_column_takes_its_correlations_as_zero(value, dtype):
-    # The mean of five times 0.1 is off by a rounding, which standardising must not blow up.
-    first, second = sides(5, 2)
+    # The mean of eleven times 0.1 is off by a rounding, which standardising must not blow up.
+    first, second = sides(11, 2)
     first[:, 1] = value
     expected = oracles.barlow_twins(first, second)
     assert expected >= 1.0  # (1 - C_22)^2, with C_22 = 0
-    found = kc.losses.barlow_twins_loss(first.astype(dtype), second.astype(dtype))
+    found, gradients = value_and_gradients(
+        kc.losses.barlow_twins_loss,
+        {"first": first.astype(dtype), "second": second.astype(dtype)},
+    )
     np.testing.assert_allclose(found, expected, **FLOAT32)
+    # No direction is better than another for a column that does not vary.
+    np.testing.assert_allclose(
+        gradients["first"].numpy()[:, 1], np.zeros(11), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e4])
@@ -684,6 +691,8 @@ def test_dino_center_moves_by_hand():
     np.testing.assert_allclose(loss.center.numpy(), [0.5, 1.0], rtol=1e-6)
     loss.update(np.zeros((3, 2, 2), np.float32))  # of any rank
     np.testing.assert_allclose(loss.center.numpy(), [0.375, 0.75], rtol=1e-6)
+    loss.update(np.array([[0.375, 4.75]], np.float32))  # of one row
+    np.testing.assert_allclose(loss.center.numpy(), [0.375, 1.75], rtol=1e-6)
 
 
 def test_dino_center_is_the_mean_over_all_target_views():

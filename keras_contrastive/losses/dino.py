@@ -127,7 +127,17 @@ class DINOLoss(LossLayer):
         return values, tf.ones_like(values)
 
     def update(self, targets) -> None:
-        """Move the center to the mean over the rows of `targets`, float `(..., dim)`: the teacher's outputs."""
+        """Move the center towards the mean over the rows of `targets`, float `(..., dim)`: the teacher's outputs.
+
+        Raises:
+            ValueError: The targets are known to be of another width.
+        """
+        targets = tf.convert_to_tensor(targets)
+        if not targets.shape[-1:].is_compatible_with([self.dim]):
+            raise ValueError(
+                f"`targets` must have rows of width `dim`, {self.dim}. "
+                f"Received: targets.shape={shape_text(targets.shape)}."
+            )
         center = tf.convert_to_tensor(self.center)
         rows = tf.reshape(tf.cast(targets, center.dtype), [-1, self.dim])
         kept = self.center_momentum

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive._checks import check_same_shape
-from keras_contrastive._numerics import normalize_rows
+from keras_contrastive._numerics import as_real, inverse_lengths
 from keras_contrastive.losses._base import FunctionLoss
 
 
@@ -67,6 +67,9 @@ class CosinePredictionLoss(FunctionLoss):
 def _cosine_prediction(prediction, target):
     prediction, target = tf.convert_to_tensor(prediction), tf.convert_to_tensor(target)
     check_same_shape(prediction=prediction, target=target)
-    target = normalize_rows(tf.stop_gradient(target))
-    values = 2 - 2 * tf.reduce_sum(normalize_rows(prediction) * target, axis=-1)
+    target = tf.stop_gradient(target)
+    rows = as_real(prediction)
+    products = tf.reduce_sum(rows * tf.cast(target, rows.dtype), axis=-1)
+    lengths = inverse_lengths(prediction) * tf.cast(inverse_lengths(target), rows.dtype)
+    values = 2 - 2 * products * lengths
     return values, tf.ones_like(values)

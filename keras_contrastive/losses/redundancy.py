@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive._checks import check_at_least, check_same_shape
-from keras_contrastive._numerics import as_real
+from keras_contrastive._numerics import as_real, inverse_lengths
 from keras_contrastive.losses._base import FunctionLoss
 
 # Added to VICReg's variances, under the square root.
@@ -164,7 +164,7 @@ def _barlow_twins(first, second, *, redundancy_weight):
     check_at_least(0, redundancy_weight=redundancy_weight)
     first, second = tf.convert_to_tensor(first), tf.convert_to_tensor(second)
     check_same_shape(first=first, second=second)
-    squares, agreement = _products(_standardized(first), _standardized(second))
+    squares, agreement = _correlations(first, second)
     redundancy = squares - tf.reduce_sum(tf.square(agreement))
     value = tf.reduce_sum(tf.square(1 - agreement)) + redundancy_weight * redundancy
     return _for_two_rows(first, value), tf.ones_like(value)
@@ -195,54 +195,72 @@ def _spread(rows, variance_weight, covariance_weight) -> tf.Tensor:
     squares, variances = _products(deviations, deviations)
     squares, variances = squares / tf.square(degrees), variances / degrees
     hinge = tf.nn.relu(1 - tf.sqrt(variances + VARIANCE_EPSILON))  # (dim,)
-    covariance = (squares - tf.reduce_sum(tf.square(variances))) / rows.shape[1]
+    covariance = (squares - tf.reduce_sum(tf.square(variances))) / tf.cast(
+        tf.shape(rows)[1], rows.dtype
+    )
     return variance_weight * tf.reduce_mean(hinge) + covariance_weight * covariance
 
 
+def _deviations(rows) -> tf.Tensor:
+    """Columns less their means. Less the first row before, as a mean rounds: so equal rows give zeros exactly.
+
+    For products of such columns alone: their gradients are combinations of columns of mean 0 again, so what would
+    flow through the mean adds nothing.
+    """
+    rows -= tf.stop_gradient(rows[:1])
+    return rows - tf.stop_gradient(tf.reduce_mean(rows, axis=0))
+
+
+def _correlations(first, second) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of the correlations of a column of `first` with one of `second`: as `_products`. Constant columns have none."""
+    sides = [_deviations(as_real(side)) for side in (first, second)]
+    scales = [
+        inverse_lengths(deviations, axis=0, dtype=side.dtype)  # (dim,)
+        for deviations, side in zip(sides, (first, second))
+    ]
+    if _is_wide(first):
+        return _products(*(side * scale for side, scale in zip(sides, scales)))
+
+    # By hand: the rows are scaled neither here nor in the gradient, only the smaller matrix.
+    @tf.custom_gradient
+    def compute(first, second):
+        scale = scales[0][:, None] * scales[1]
+        correlation = scale * tf.matmul(first, second, transpose_a=True)  # (dim, dim)
+
+        def gradient(upstream):
+            along = upstream * correlation
+            upstream *= scale
+            of_first = tf.square(scales[0]) * tf.reduce_sum(along, axis=1)
+            of_second = tf.square(scales[1]) * tf.reduce_sum(along, axis=0)
+            return (
+                tf.matmul(second, upstream, transpose_b=True) - of_first * first,
+                tf.matmul(first, upstream) - of_second * second,
+            )
+
+        return correlation, gradient
+
+    return _summed(compute(*sides))
+
+
 def _products(first, second) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of the products of a column of `first` with one of `second`: the sum of all squares, and `(dim,)` those of partners.
+    """Of the products of a column of `first` with one of `second`: the sum of all squares, and those of partners.
 
     The squares are |F^T S|^2 = <F F^T, S S^T>. In a batch of fewer rows than columns the latter is cheaper.
     """
-    n, dim = first.shape
-    if n is None or n >= dim:
-        products = tf.matmul(first, second, transpose_a=True)  # (dim, dim)
-        return tf.reduce_sum(tf.square(products)), tf.linalg.diag_part(products)
+    if not _is_wide(first):
+        return _summed(tf.matmul(first, second, transpose_a=True))
     of_rows = [tf.matmul(side, side, transpose_b=True) for side in (first, second)]
     squares = tf.reduce_sum(of_rows[0] * of_rows[1])
     return squares, tf.reduce_sum(first * second, axis=0)
 
 
-def _deviations(rows) -> tf.Tensor:
-    """Columns less their means. Less the first row before, as a mean rounds: so equal rows give zeros exactly."""
-    rows -= tf.stop_gradient(rows[:1])
-    return rows - tf.reduce_mean(rows, axis=0)
+def _summed(products) -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.reduce_sum(tf.square(products)), tf.linalg.diag_part(products)
 
 
-def _standardized(rows) -> tf.Tensor:
-    """Columns less their means, of length 1; constant ones are zeros. float64 for float64, else float32.
-
-    Written with its gradient, since autodiff would take twice the passes over the rows.
-    """
-    # A column of this length counts as constant: its gradient, of size 1 / length, would not fit the dtype.
-    floor = 6.1e-5 if rows.dtype == tf.float16 else 1e-18
-
-    @tf.custom_gradient
-    def compute(rows):
-        deviations = _deviations(rows)
-        squared = tf.reduce_sum(tf.square(deviations), axis=0)  # (dim,)
-        least = tf.constant(floor**2, rows.dtype)
-        scale = tf.math.rsqrt(tf.maximum(squared, least))
-        scale = tf.where(squared > least, scale, tf.zeros_like(scale))
-        unit = deviations * scale
-
-        def gradient(upstream):
-            along = tf.reduce_sum(upstream * unit, axis=0)
-            return scale * (upstream - tf.reduce_mean(upstream, axis=0) - along * unit)
-
-        return unit, gradient
-
-    return compute(as_real(rows))
+def _is_wide(rows) -> bool:
+    n, dim = rows.shape
+    return n is not None and n < dim
 
 
 def _for_two_rows(first, value) -> tf.Tensor:

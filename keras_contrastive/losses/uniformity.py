@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_finite, check_positive, check_same_shape
+from keras_contrastive._checks import check_at_least, check_positive, check_same_shape
 from keras_contrastive._numerics import normalize_rows
 from keras_contrastive.losses._base import FunctionLoss, where_counted
 from keras_contrastive.losses._blocks import LogSumExp, compiled, lowest
@@ -26,16 +26,16 @@ def alignment_uniformity_loss(
     Args:
         first: Float `(n, dim)`.
         second: Float `(n, dim)`; row i belongs to row i of `first`.
-        alignment_weight: Float.
-        uniformity_weight: Float.
+        alignment_weight: Float >= 0.
+        uniformity_weight: Float >= 0.
         t: Float > 0, how local uniformity is.
 
     Returns:
         Float scalar, may be negative, float64 for float64 inputs, else float32. A single row has no uniformity: 0.
-        A row of zeros counts as orthogonal to all others.
+        A row of zeros counts as orthogonal to all others, as everywhere where cosines are compared.
 
     Raises:
-        ValueError: `t` is not positive, a weight is not finite, or the shapes are known to differ.
+        ValueError: `t` is not positive, a weight is negative or not finite, or the shapes are known to differ.
 
     Reference:
         Wang, Isola, 2020, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
@@ -87,8 +87,8 @@ class AlignmentUniformityLoss(FunctionLoss):
     """`alignment_uniformity_loss` as a Keras loss: `loss(first, second)`.
 
     Args:
-        alignment_weight: Float.
-        uniformity_weight: Float.
+        alignment_weight: Float >= 0.
+        uniformity_weight: Float >= 0.
         t: Float > 0, how local uniformity is.
         reduction: Of no effect: the loss is a scalar, and takes no sample weights.
         name: Name of the loss.
@@ -143,7 +143,8 @@ class KoLeoLoss(FunctionLoss):
 
 
 def _check(alignment_weight, uniformity_weight, t) -> None:
-    check_finite(alignment_weight=alignment_weight, uniformity_weight=uniformity_weight)
+    weights = {"alignment_weight": alignment_weight}
+    check_at_least(0, **weights, uniformity_weight=uniformity_weight)
     check_positive(t=t)
 
 
@@ -151,8 +152,9 @@ def _check(alignment_weight, uniformity_weight, t) -> None:
 def _alignment_uniformity(first, second, *, alignment_weight, uniformity_weight, t):
     _check(alignment_weight, uniformity_weight, t)
     check_same_shape(first=first, second=second)
-    difference = normalize_rows(first) - normalize_rows(second)
-    aligned = tf.reduce_sum(tf.square(difference), axis=-1)
+    unit = normalize_rows(first)
+    products = unit * tf.cast(normalize_rows(second), unit.dtype)
+    aligned = 2 - 2 * tf.reduce_sum(products, axis=-1)
     n = tf.cast(tf.shape(aligned)[0], aligned.dtype)
     alignment = tf.math.divide_no_nan(tf.reduce_sum(aligned), n)
     uniformity = (_uniformity(first, t) + _uniformity(second, t)) / 2

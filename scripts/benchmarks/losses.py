@@ -5,10 +5,11 @@ number of threads; libraries take turns, round after round. Values and gradients
 scripts/benchmarks/results/losses.json as they come: a run that was stopped goes on where it was, --overwrite starts
 anew. At the end the curves are drawn into docs/losses.png.
 
-The others need `make venv-benchmarks` (Python 3.11); without it ours alone is measured.
+The others need `make venv-benchmarks` (Python 3.11), tensorflow-addons the environment of `make test-addons`; what is not
+there is not measured.
 
 Examples:
-  python scripts/benchmarks/losses.py                      all, about half an hour on an otherwise idle machine
+  python scripts/benchmarks/losses.py                      all, about an hour on an otherwise idle machine
   python scripts/benchmarks/losses.py --losses sup_con     one loss
   python scripts/benchmarks/losses.py --plot               the picture again, from the results
 """
@@ -47,7 +48,11 @@ def parse_args(argv=None):
     parser.add_argument(
         "--threads", type=int, default=2, help="threads of every library (default: 2)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="forget old results")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="forget the old results of these losses",
+    )
     parser.add_argument("--plot", action="store_true", help="draw the picture alone")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -222,6 +227,8 @@ def ask(library: str, loss: str, pairs: int, what: str, threads: int) -> dict:
         environment["MALLOC_MMAP_THRESHOLD_"] = environment[
             "MALLOC_TRIM_THRESHOLD_"
         ] = "65536"
+        # oneDNN keeps a pool of its own, which would hide what a call needs.
+        environment["TF_ENABLE_ONEDNN_OPTS"] = "0"
     worker = [library, loss, pairs, what]
     python = environment_of(library)
     return _workers.ask(__file__, worker, threads=threads, python=python, **environment)
@@ -239,9 +246,12 @@ def measure(args) -> None:
     import _results
 
     try:
-        results = {} if args.overwrite else _results.read("losses")["results"]
+        results = _results.read("losses")["results"]
     except FileNotFoundError:
         results = {}
+    if args.overwrite:
+        chosen = args.losses or [*CASES, "machine"]
+        results = {k: v for k, v in results.items() if k.split("/")[0] not in chosen}
     results.setdefault("machine", ask("machine", "", 0, "time", args.threads))
     for loss in args.losses or CASES:
         case = CASES[loss]

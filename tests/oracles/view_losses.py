@@ -214,13 +214,16 @@ def squared_distance(a, b) -> float:
     return math.fsum((float(x) - float(y)) ** 2 for x, y in zip(a, b))
 
 
+def apart(a, b) -> float:
+    """|a - b|^2 of unit rows as 2 - 2 cosine, where a row of zeros is orthogonal to all."""
+    return 2.0 - 2.0 * math.fsum(float(x) * float(y) for x, y in zip(a, b))
+
+
 def uniformity(rows, *, t: float = 2.0) -> float:
     """Wang & Isola 2020: log of the mean over unordered pairs of exp(-t |x_i - x_j|^2), on unit rows."""
     units = [unit(row) for row in rows]
     exponents = [
-        -t * squared_distance(units[i], units[j])
-        for i in range(len(units))
-        for j in range(i)
+        -t * apart(units[i], units[j]) for i in range(len(units)) for j in range(i)
     ]
     return log_sum_exp(exponents) - math.log(len(exponents))
 
@@ -234,7 +237,7 @@ def alignment_uniformity(
     t: float = 2.0,
 ) -> float:
     """Wang & Isola 2020: w_a mean |x_i - y_i|^2 + w_u times the mean of both sides' uniformity."""
-    distances = [squared_distance(unit(a), unit(b)) for a, b in zip(first, second)]
+    distances = [apart(unit(a), unit(b)) for a, b in zip(first, second)]
     alignment = math.fsum(distances) / len(distances) if distances else 0.0
     if len(distances) < 2:
         return alignment_weight * alignment
