@@ -39,6 +39,13 @@ def compare_with_classes(ids, embeddings, **weights) -> Classes:
     """
     ((name, rows),) = weights.items()
     embeddings, rows = tf.convert_to_tensor(embeddings), tf.convert_to_tensor(rows)
+    ids = tf.convert_to_tensor(ids)
+    one_each = ids.shape.rank != 2 or ids.shape[1] in (None, 1)
+    if not (ids.dtype.is_integer and one_each):
+        raise ValueError(
+            "`ids` must be integers of shape (n,): a row has one class here, not multi-hot labels. "
+            f"Received: ids.shape={shape_text(ids.shape)}, ids.dtype={ids.dtype.name}."
+        )
     check_sets(ids, embeddings)
     check_rank(2, **{name: rows})
     if not embeddings.shape[1:].is_compatible_with(rows.shape[1:]):
@@ -47,11 +54,6 @@ def compare_with_classes(ids, embeddings, **weights) -> Classes:
             f"embeddings.shape={shape_text(embeddings.shape)}, {name}.shape={shape_text(rows.shape)}."
         )
     ids = canonical_ids(ids, "ids")
-    if not ids.dtype.is_integer:
-        raise ValueError(
-            "`ids` must be integers of shape (n,): a row has one class here, not multi-hot labels. "
-            f"Received: ids.shape={shape_text(ids.shape)}, ids.dtype={ids.dtype.name}."
-        )
     unit = normalize_rows(embeddings)
     rows = tf.cast(normalize_rows(rows), unit.dtype)
     cosines = tf.matmul(unit, rows, transpose_b=True)

@@ -21,7 +21,7 @@ def cosine_prediction_loss(prediction, target) -> tf.Tensor:
             BYOL. Row i is the target of row i of `prediction`, and of another view of the same image.
 
     Returns:
-        Float `(n,)` in [0, 4], float64 for float64 inputs, else float32, not reduced.
+        Float `(n,)` in [0, 4] up to rounding, float64 for float64 inputs, else float32, not reduced.
 
     Raises:
         ValueError: The shapes are known to differ or not be rank 2.

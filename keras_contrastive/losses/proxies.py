@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_contrastive._checks import check_at_least, check_integer, check_positive
 from keras_contrastive._numerics import softplus
 from keras_contrastive.losses._base import LossLayer, where_counted
-from keras_contrastive.losses._blocks import compiled, lowest
+from keras_contrastive.losses._blocks import lowest
 from keras_contrastive.losses._classes import compare_with_classes
 
 
@@ -186,7 +186,6 @@ def _add_proxies(layer, dim: int):
     )
 
 
-@compiled
 def _proxy_anchor(ids, embeddings, *, proxies, margin, scale):
     check_at_least(0, margin=margin)
     check_positive(scale=scale)
@@ -206,7 +205,6 @@ def _soft_sum(logits, mask) -> tf.Tensor:
     return softplus(tf.reduce_logsumexp(logits, axis=0))
 
 
-@compiled
 def _proxy_nca(ids, embeddings, *, proxies, scale, positive_in_denominator):
     check_positive(scale=scale)
     classes = compare_with_classes(ids, embeddings, proxies=proxies)

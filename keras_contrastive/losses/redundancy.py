@@ -260,7 +260,7 @@ def _summed(products) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _is_wide(rows) -> bool:
     n, dim = rows.shape
-    return n is not None and n < dim
+    return None not in (n, dim) and n < dim
 
 
 def _for_two_rows(first, value) -> tf.Tensor:

@@ -125,7 +125,7 @@ def _by_tensorflow(function, sides, ids, weights, jit_compile=None):
         value, gradients = compute(*sides)
         gradients = [gradient for gradient in gradients if gradient is not None]
         for gradient in gradients:
-            gradient[0, 0].numpy()  # waits for it
+            gradient.numpy()  # waits for it; no copy on a CPU
         return float(value), [gradient.numpy for gradient in gradients]
 
     return run
