@@ -35,6 +35,15 @@ def check_finite(**values) -> None:
             )
 
 
+def check_numbers(**values) -> None:
+    """Raise where a value is a tensor: it is a constant of compiled code."""
+    for name, value in values.items():
+        if tf.is_tensor(value):
+            raise ValueError(
+                f"`{name}` must be a number, not a tensor: the compiled code holds it. Received: {name}={value!r}."
+            )
+
+
 def check_at_least(minimum, **values) -> None:
     """Raise unless each value is a finite number >= `minimum`."""
     for name, value in values.items():

@@ -893,3 +893,21 @@ def test_candidates_are_not_taken(loss):
     # These losses compare with their own weights alone.
     with pytest.raises((TypeError, ValueError), match="candidates"):
         loss.make()(IDS, drawn(7), candidates=drawn(3))
+
+
+def test_lists_are_taken_as_arrays_are():
+    loss = kc.losses.ArcFaceLoss(3)
+    value = loss([0, 1, 2], [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    expected = loss(
+        np.arange(3), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], np.float32)
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_wrong_first_call_leaves_the_loss_as_it_was():
+    loss, embeddings = kc.losses.ArcFaceLoss(3), np.eye(3, dtype=np.float32)
+    with pytest.raises(
+        ValueError, match=r"must be embeddings of shape \(n, dim\).*ArcFaceLoss"
+    ):
+        loss(embeddings, np.arange(3))  # the wrong way round
+    assert np.isfinite(loss(np.arange(3), embeddings))

@@ -269,6 +269,14 @@ def test_log_probability_is_refused_where_there_is_nothing_to_correct(loss):
 
 
 @every_loss
+def test_unknown_keyword_is_refused_by_its_name(loss):
+    wrong = ["marging"] if loss.tempered else ["marging", "temperature"]
+    for name in wrong:
+        with pytest.raises(TypeError, match=f"`{name}` is no keyword of this loss"):
+            loss.values(ANCHOR_IDS, rows(5), **{name: 0.1})
+
+
+@every_loss
 def test_unknown_reduction_is_refused_with_the_valid_ones(loss):
     with pytest.raises(
         ValueError,

@@ -204,6 +204,27 @@ def test_degenerate_batches_are_mined(miner):
         assert np.isfinite(gradient).all()
 
 
+def test_distance_weighted_without_a_seed_takes_every_negative():
+    ids, embeddings = np.array(PATTERNS["groups"]), rows()
+    assert mining.DistanceWeighted()(ids, embeddings) == {}
+    plain = kc.losses.NTXentLoss(0.1)
+    mined = kc.losses.MinedLoss(plain, mining.DistanceWeighted())
+    np.testing.assert_array_equal(mined(ids, embeddings), plain(ids, embeddings))
+
+
+def test_duplicates_are_no_more_similar_than_1():
+    embeddings = np.repeat(rows(1, dtype=np.float32), 4, axis=0)
+    chosen = mining.Similar(1.0)(np.arange(4), embeddings)["candidate_mask"]
+    assert np.asarray(chosen).sum() == 12
+
+
+def test_labels_of_another_length_are_refused_by_name():
+    with pytest.raises(
+        ValueError, match=r"`labels` must have one entry for each anchor.*\(4,\)"
+    ):
+        mining.SameLabel()(np.arange(5), rows(5), labels=np.arange(4))
+
+
 def test_what_is_chosen_has_no_gradient():
     ids, embeddings = np.array(PATTERNS["groups"]), tf.constant(rows())
     miner = mining.Similar(0.3, action="attract")
@@ -284,7 +305,6 @@ def test_mined_loss_trains_in_the_model_with_a_learned_temperature_and_a_queue()
             r"`action` must be one of 'drop', 'attract'",
         ),
         (lambda: mining.DistanceWeighted(cutoff=1.5), r"`max_distance` must be"),
-        (lambda: mining.DistanceWeighted()([0], rows(1)), r"`draw` must be int \(2,\)"),
         (lambda: mining.SameLabel()([0], rows(1)), r"`labels` must be given"),
         (
             lambda: kc.losses.MinedLoss(kc.losses.VICRegLoss(), mining.Hardest()),

@@ -249,3 +249,55 @@ def test_width_beyond_the_embeddings_is_refused_by_name():
     loss = nested(kc.losses.VICRegLoss(), dims=[2, 5])
     with pytest.raises(ValueError, match=r"`dims` .*Received: dims=.*5.*4\)"):
         loss(*sides())
+
+
+def test_center_of_dino_has_the_width_and_moves_at_every_width():
+    views = np.random.default_rng(0).normal(size=(6, 2, 4)).astype(np.float32)
+    loss = kc.losses.NestedDimensions(
+        kc.losses.DINOLoss(4, center_momentum=0.5), [2, 4]
+    )
+    layer = kc.ContrastiveLossLayer(loss)
+    value = layer(views, np.arange(6), targets=views, training=True)
+    assert np.isfinite(value)
+    mean = views.reshape(12, 4).mean(axis=0)
+    for part, dim in zip(loss.parts, (2, 4)):
+        np.testing.assert_allclose(part.center, 0.5 * mean[:dim], atol=1e-6)
+
+
+def test_compile_with_a_nested_loss_that_has_weights_is_refused_in_one_line():
+    # Keras would train nothing that a loss holds: the weights would stay random.
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    loss = kc.losses.NestedDimensions(kc.losses.ArcFaceLoss(3), [2, 4])
+    model.compile("sgd", loss=loss)
+    with pytest.raises(
+        ValueError, match=r"ArcFaceLoss has weights of its own.*ContrastiveLossLayer"
+    ):
+        model.fit(np.zeros((6, 4), np.float32), np.arange(6) % 3, verbose=0)
+
+
+def test_miners_go_before_the_widths_or_within_them():
+    ids, embeddings = (
+        np.array([0, 0, 1, 1, 2, 2]),
+        np.random.default_rng(0).normal(size=(6, 4)),
+    )
+    losses, mining = kc.losses, kc.losses.mining
+    outside = losses.MinedLoss(
+        losses.NestedDimensions(losses.NTXentLoss(0.5), [2, 4], [1.0, 0.5]),
+        mining.TopKNegatives(1),
+    )
+    chosen = mining.TopKNegatives(1)(ids, embeddings)
+    expected = sum(
+        weight * losses.NTXentLoss(0.5)(ids, embeddings[:, :dim], **chosen)
+        for dim, weight in ((2, 1.0), (4, 0.5))
+    )
+    np.testing.assert_allclose(outside(ids, embeddings), expected, rtol=1e-9)
+    within = losses.NestedDimensions(
+        losses.MinedLoss(losses.NTXentLoss(0.5), mining.TopKNegatives(1)), [2, 4]
+    )
+    expected = sum(
+        losses.MinedLoss(losses.NTXentLoss(0.5), mining.TopKNegatives(1))(
+            ids, embeddings[:, :dim]
+        )
+        for dim in (2, 4)
+    )
+    np.testing.assert_allclose(within(ids, embeddings), expected, rtol=1e-9)

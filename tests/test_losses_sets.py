@@ -128,6 +128,16 @@ def test_positives_within_the_batch_replace_the_ids_as_weights(loss):
     assert_matches_oracle(loss, np.array(PATTERNS["groups"]), rows(), positives=weights)
 
 
+@every_loss
+def test_positives_that_contradict_the_ids_of_a_queue_match_the_oracle(loss):
+    # Columns 3, 4, 6 and 7 are a queue's: what is the anchor's by id, or by the given weights, is no negative.
+    weights = np.zeros((5, 8))
+    weights[:, [0, 6]] = 1.0, 0.5
+    weights[1:, 3] = 1.0
+    options = candidate_case("negative_only")
+    assert_matches_oracle(loss, ANCHOR_IDS, rows(5), positives=weights, **options)
+
+
 @tempered_losses
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
 def test_gradient_of_a_temperature_tensor_matches_the_oracle(loss, temperature):

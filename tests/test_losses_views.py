@@ -913,3 +913,31 @@ def test_weight_that_is_negative_or_not_finite_is_refused(name, option, value):
 def test_option_of_a_layer_that_makes_no_sense_is_refused(make, option):
     with pytest.raises(ValueError, match=rf"`{option}` must be .*Received: {option}="):
         make()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        kc.losses.barlow_twins_loss,
+        kc.losses.vicreg_loss,
+        kc.losses.cosine_prediction_loss,
+        kc.losses.dino_loss,
+        kc.losses.alignment_uniformity_loss,
+        lambda a, b: kc.losses.swav_loss(a, b, prototypes=np.eye(4)),
+    ],
+    ids=[
+        "barlow_twins",
+        "vicreg",
+        "cosine_prediction",
+        "dino",
+        "alignment_uniformity",
+        "swav",
+    ],
+)
+def test_sides_of_two_float_types_are_compared_in_that_of_the_first(loss):
+    first, second = np.random.default_rng(0).normal(size=(2, 6, 4))
+    expected = loss(first, second)
+    for one, other in ((np.float64, np.float32), (np.float32, np.float64)):
+        value = loss(first.astype(one), second.astype(other))
+        assert value.dtype == tf.as_dtype(one)
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)

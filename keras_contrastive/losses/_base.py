@@ -11,10 +11,19 @@ from typing import Callable
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_choice, shape_text
+from keras_contrastive._checks import check_choice, check_same_shape, shape_text
 from keras_contrastive._numerics import as_real
 
 REDUCTIONS = ("sum_over_batch_size", "sum", "none")
+# What the loss layer asks of a loss: see `ContrastiveLossBase`.
+TRAITS = (
+    "families",
+    "symmetric",
+    "compares_ids",
+    "takes_candidates",
+    "view_by_view",
+    "draws",
+)
 
 
 class ContrastiveLossBase(keras.losses.Loss):
@@ -148,7 +157,8 @@ class LossLayer(keras.layers.Layer):
     """A loss with weights or state: a layer that is called as the losses of its family are, and returns the loss.
 
     It adds the loss nowhere: `ContrastiveLossLayer(loss)` does (in `ContrastiveModel`, or as the last layer of a
-    functional model), or a model of your own by `self.add_loss(self.loss(...))`. Computes in float32 under every policy,
+    functional model), or a model of your own by `self.add_loss(self.loss(...))`. Not for `compile(loss=...)`: Keras trains
+    nothing that a loss holds. Computes in float32 under every policy,
     float64 inputs in float64. A subclass defines `values_and_counts`, and `make_weights` if it has any.
 
     Args:
@@ -176,12 +186,19 @@ class LossLayer(keras.layers.Layer):
         self.reduction = reduction
 
     def __call__(self, first, second, *args, **kwargs):
+        first, second = (
+            side if hasattr(side, "shape") else tf.convert_to_tensor(side)
+            for side in (first, second)
+        )
         # Keras would build by the first argument, which may be ids; the width is that of the second.
         if not self.built:
-            second = (
-                second if hasattr(second, "shape") else tf.convert_to_tensor(second)
-            )
-            self.build(second.shape)
+            shape = tf.TensorShape(second.shape)
+            if shape.rank != 2 or shape[-1] is None:
+                raise ValueError(
+                    "The second argument must be embeddings of shape (n, dim), of a known width, to make the weights of "
+                    f"{type(self).__name__}. Received: shape={shape_text(shape)}."
+                )
+            self.build(shape)
         return super().__call__(first, second, *args, **kwargs)
 
     def build(self, input_shape):
@@ -217,6 +234,28 @@ class LossLayer(keras.layers.Layer):
         config.pop("autocast", None)
         options = {name: getattr(self, name) for name in self._options}
         return {**config, **options, "reduction": self.reduction}
+
+
+def take_traits(wrapper, loss) -> None:
+    """Let the wrapper of a loss say of itself to the loss layer what the loss says."""
+    for name in TRAITS:
+        setattr(wrapper, name, getattr(loss, name, getattr(ContrastiveLossBase, name)))
+    if hasattr(loss, "temperature"):
+        wrapper.temperature = loss.temperature
+
+
+def rows_of_pairs(**sides) -> list[tf.Tensor]:
+    """The two sides of a loss over pairs as tensors of one precision, that of the first.
+
+    Raises:
+        ValueError: Their shapes are known to differ or not be rank 2.
+    """
+    sides = {name: tf.convert_to_tensor(side) for name, side in sides.items()}
+    check_same_shape(**sides)
+    first, second = sides.values()
+    if as_real(first[:0]).dtype != as_real(second[:0]).dtype:
+        second = tf.cast(second, as_real(first[:0]).dtype)
+    return [first, second]
 
 
 def is_row_call(first, second, third) -> bool:

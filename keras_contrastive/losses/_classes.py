@@ -43,7 +43,8 @@ def compare_with_classes(ids, embeddings, **weights) -> Classes:
     one_each = ids.shape.rank != 2 or ids.shape[1] in (None, 1)
     if not (ids.dtype.is_integer and one_each):
         raise ValueError(
-            "`ids` must be integers of shape (n,): a row has one class here, not multi-hot labels. "
+            "`ids` must be integers of shape (n,): a row has one class here, not multi-hot labels. (`compile(loss=...)` makes "
+            "floats of them, and would not train the weights: wrap the loss in ContrastiveLossLayer.) "
             f"Received: ids.shape={shape_text(ids.shape)}, ids.dtype={ids.dtype.name}."
         )
     check_sets(ids, embeddings)

@@ -15,6 +15,7 @@ from keras_contrastive.losses.sets import (
     check_pairs,
     check_sets,
     own_ids_for_unknown,
+    set_keywords,
 )
 
 
@@ -43,6 +44,7 @@ def compare_sets(
         ValueError: `temperature` is not positive, or a rank or length is known to be wrong.
     """
     check_positive(temperature=temperature)
+    sets = set_keywords(sets, softmax=True)
     check_sets(
         ids,
         embeddings,

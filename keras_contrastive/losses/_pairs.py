@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_choice
 from keras_contrastive.losses._distances import DISTANCES, pairwise_distances
-from keras_contrastive.losses.sets import check_sets, match, without_log_probability
+from keras_contrastive.losses.sets import check_sets, match, set_keywords
 
 
 class Pairs(NamedTuple):
@@ -33,17 +33,16 @@ class Pairs(NamedTuple):
         )
         return positive & negative
 
-    def where(self, mask, otherwise: int = 1) -> tf.Tensor:
-        """The distances where bool `mask` `[n, columns]`; elsewhere `otherwise` times more than any distance."""
+    def where(self, mask, *, below: bool = False) -> tf.Tensor:
+        """The distances where bool `mask` `[n, columns]`; elsewhere above (or below) any distance."""
         # Finite, so that no difference of two is NaN.
         dtype = self.distance.dtype
-        return tf.where(
-            mask, self.distance, tf.constant(otherwise * (dtype.max / 8), dtype)
-        )
+        beyond = tf.constant((dtype.min if below else dtype.max) / 8, dtype)
+        return tf.where(mask, self.distance, beyond)
 
     def farthest(self, mask) -> tf.Tensor:
         """The largest distance where bool `mask`, for each anchor `[n]`; very low where there is none."""
-        return tf.reduce_max(self.where(mask, -1), axis=1)
+        return tf.reduce_max(self.where(mask, below=True), axis=1)
 
     def nearest(self, mask) -> tf.Tensor:
         """The smallest distance where bool `mask`, for each anchor `[n]`; very high where there is none."""
@@ -64,7 +63,7 @@ def all_pairs(ids, embeddings, *, distance, candidates=None, **sets) -> Pairs:
         ValueError: `distance` is unknown, or a rank or length is known to be wrong.
     """
     check_choice("distance", distance, DISTANCES)
-    sets = without_log_probability(sets)
+    sets = set_keywords(sets)
     check_sets(ids, embeddings, candidates=candidates, **sets)
     columns = embeddings if candidates is None else candidates
     distances = pairwise_distances(embeddings, columns, distance)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
 
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_finite, check_positive
+from keras_contrastive._checks import check_finite, check_numbers, check_positive
 from keras_contrastive._numerics import softplus
 from keras_contrastive.losses._base import FunctionLoss, where_counted
 from keras_contrastive.losses._blocks import (
@@ -17,7 +17,7 @@ from keras_contrastive.losses._blocks import (
     is_empty,
 )
 from keras_contrastive.losses._comparison import compare_sets
-from keras_contrastive.losses.sets import without_log_probability
+from keras_contrastive.losses.sets import set_keywords
 
 
 def circle_loss(ids, embeddings, *, margin=0.4, scale=80.0, **sets) -> tf.Tensor:
@@ -86,7 +86,8 @@ class CircleLoss(FunctionLoss):
 def _circle(ids, embeddings, *, margin, scale, **sets):
     check_finite(margin=margin)
     check_positive(scale=scale)
-    comparison = compare_sets(ids, embeddings, **without_log_probability(sets))
+    check_numbers(margin=margin, scale=scale)
+    comparison = compare_sets(ids, embeddings, **set_keywords(sets))
     far, near, weight = comparison.statistics(
         LogSumExp("negatives", function=_Negative(margin, scale)),
         LogSumExp("positives", function=_Positive(margin, scale)),
@@ -95,7 +96,8 @@ def _circle(ids, embeddings, *, margin, scale, **sets):
     return where_counted((weight > 0) & ~is_empty(far), softplus(far + near))
 
 
-class _Negative(NamedTuple):
+@dataclasses.dataclass(frozen=True)  # compared by class, too
+class _Negative:
     """g a_n (s_n - m) of a pair."""
 
     margin: float
@@ -106,7 +108,8 @@ class _Negative(NamedTuple):
         return self.scale * pace * (pair.product - self.margin)
 
 
-class _Positive(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Positive:
     """-g a_p (s_p - (1 - m)) of a pair."""
 
     margin: float

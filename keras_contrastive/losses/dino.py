@@ -9,11 +9,10 @@ from keras_contrastive._checks import (
     check_at_least,
     check_integer,
     check_positive,
-    check_same_shape,
     shape_text,
 )
 from keras_contrastive._numerics import as_real, as_scalar
-from keras_contrastive.losses._base import LossLayer
+from keras_contrastive.losses._base import LossLayer, rows_of_pairs
 
 
 def dino_loss(
@@ -149,8 +148,7 @@ def _dino(student, teacher, *, center, student_temperature, teacher_temperature)
     check_positive(
         student_temperature=student_temperature, teacher_temperature=teacher_temperature
     )
-    student, teacher = tf.convert_to_tensor(student), tf.convert_to_tensor(teacher)
-    check_same_shape(student=student, teacher=teacher)
+    student, teacher = rows_of_pairs(student=student, teacher=teacher)
     logits = as_real(student)
     targets = tf.cast(teacher, logits.dtype)
     if center is not None:

@@ -56,7 +56,8 @@ class LiftedStructLoss(FunctionLoss):
     Args:
         margin: Float, in units of the distance.
         distance: `"euclidean"`, `"squared_euclidean"`, `"cosine"` or `"inner_product"`.
-        reduction: `"sum_over_batch_size"` (the mean over positive pairs), `"sum"` or `"none"`.
+        reduction: `"sum_over_batch_size"` (the mean over positive pairs), `"sum"` or `"none"`: for each anchor the sum
+            over its positives (the function gives the mean).
         name: Name of the loss.
 
     Raises:

@@ -3,8 +3,8 @@
 A miner takes the arguments of a loss over sets and gives the keywords with which the loss is to be called: it narrows
 `candidate_mask`, or adds to `positives`. So miners can be called by hand,
 
->>> sets = TopKNegatives(8)(ids, embeddings)
->>> nt_xent_loss(ids, embeddings, **sets)
+    sets = TopKNegatives(8)(ids, embeddings)
+    nt_xent_loss(ids, embeddings, **sets)
 
 or put in front of a loss, one after the other, in `MinedLoss`. What they choose has no gradient. All need the matrix of
 distances; a loss that they serve needs it as a mask then. (What belongs to the definition of a loss is an option of the
@@ -28,10 +28,10 @@ from keras_contrastive._checks import (
 )
 from keras_contrastive._numerics import normalize_rows
 from keras_contrastive._random import uniform
-from keras_contrastive.losses._base import ContrastiveLossBase
+from keras_contrastive.losses._base import ContrastiveLossBase, take_traits
 from keras_contrastive.losses._distances import DISTANCES
 from keras_contrastive.losses._pairs import Pairs, all_pairs, best_column
-from keras_contrastive.losses.sets import canonical_ids, shared_labels
+from keras_contrastive.losses.sets import canonical_ids, check_labels, shared_labels
 
 ACTIONS = ("drop", "attract")
 
@@ -105,7 +105,7 @@ class Hardest(Miner):
 
     def choose(self, pairs, rows, sets):
         columns = tf.shape(pairs.distance)[1]
-        positive = best_column(pairs.where(pairs.positive, -1))
+        positive = best_column(pairs.where(pairs.positive, below=True))
         negative = best_column(-pairs.where(pairs.negative))
         near, far = (
             tf.one_hot(one, columns, True, False, dtype=tf.bool)
@@ -164,7 +164,7 @@ class TopKNegatives(Miner):
 
 @keras.saving.register_keras_serializable("keras_contrastive")
 class DistanceWeighted(Miner):
-    """All positives, and negatives drawn so that all distances are equally likely.
+    """All positives, and negatives drawn so that all distances are equally likely. Without `draw`, a seed, all negatives.
 
     Points spread evenly over a sphere of many dimensions are nearly all at the distance sqrt(2), and so are evenly drawn
     negatives. Here a negative at the distance d (Euclidean, of unit rows) is drawn with a probability in proportion to
@@ -177,7 +177,7 @@ class DistanceWeighted(Miner):
         max_distance: Float in 0..2, more than `cutoff`.
 
     Raises:
-        ValueError: an option is out of its range; in the call, `draw` is missing.
+        ValueError: an option is out of its range.
 
     Reference:
         Wu et al., 2017, Sampling Matters in Deep Embedding Learning, Sec. 4.2; the two cutoffs are the public code's.
@@ -199,8 +199,8 @@ class DistanceWeighted(Miner):
         super().__init__({**options, "max_distance": max_distance})
 
     def choose(self, pairs, rows, sets, *, draw=None):
-        if draw is None:
-            raise ValueError("`draw` must be int (2,), a seed. Received: draw=None.")
+        if draw is None:  # every valid choice
+            return {}
         dtype = pairs.distance.dtype
         dim = tf.cast(tf.shape(rows)[1], dtype)
         distance = tf.sqrt(tf.maximum(2 * pairs.distance, self.cutoff**2))
@@ -238,7 +238,8 @@ class Similar(Miner):
         super().__init__({"max_similarity": max_similarity, "action": action})
 
     def choose(self, pairs, rows, sets):
-        false = pairs.negative & (1 - pairs.distance > self.max_similarity)
+        similarity = tf.minimum(1 - pairs.distance, 1.0)  # rounding may go beyond
+        false = pairs.negative & (similarity > self.max_similarity)
         return _without(false, pairs, sets, self.action)
 
 
@@ -263,11 +264,12 @@ class SameLabel(Miner):
         super().__init__({"action": action})
 
     def choose(self, pairs, rows, sets, *, labels=None, candidate_labels=None):
-        if "candidates" not in sets and candidate_labels is None:
+        if sets.get("candidates") is None and candidate_labels is None:
             candidate_labels = labels
         for name, given in (("labels", labels), ("candidate_labels", candidate_labels)):
             if given is None:
                 raise ValueError(f"`{name}` must be given. Received: {name}=None.")
+        check_labels(labels, candidate_labels, pairs.weight)
         shared = shared_labels(
             canonical_ids(labels, "labels"),
             canonical_ids(candidate_labels, "candidate_labels"),
@@ -289,15 +291,17 @@ class MinedLoss(ContrastiveLossBase):
         ValueError: `loss` is not over sets with candidates, or a miner is none.
 
     Example:
-        >>> loss = MinedLoss(NTXentLoss(0.1), [mining.Similar(0.95), mining.TopKNegatives(64)])
-        >>> model = kc.ContrastiveModel(encoder, loss, head=head, augment=augment)
+        >>> from keras_contrastive.losses import NTXentLoss
+        >>> loss = MinedLoss(NTXentLoss(1.0), [Similar(0.95), TopKNegatives(1)])
+        >>> float(loss([7, 7, 8], [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]))  # the negative is left out: it is too similar
+        0.0
     """
 
     def __init__(self, loss, miners, *, name: str = "mined_loss"):
         families = getattr(loss, "families", ())
         if "sets" not in families or not loss.takes_candidates:
             raise ValueError(
-                "`loss` must be a loss over sets of keras_contrastive, such as NTXentLoss(). "
+                "`loss` must be a loss over sets that takes candidates, such as NTXentLoss(). "
                 f"Received: loss={loss!r}."
             )
         miners = list(miners) if isinstance(miners, (list, tuple)) else [miners]
@@ -309,9 +313,9 @@ class MinedLoss(ContrastiveLossBase):
                 )
         super().__init__(reduction=loss.reduction, name=name)
         self.loss, self.miners = loss, miners
+        take_traits(self, loss)
+        self.families = ("sets",)
         self.draws = loss.draws or any("draw" in m.keywords for m in miners)
-        if hasattr(loss, "temperature"):
-            self.temperature = loss.temperature
 
     def values_and_counts(self, y_true, y_pred, **sets):
         names = {name for miner in self.miners for name in miner.keywords}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_finite, check_positive
+from keras_contrastive._checks import check_finite, check_numbers, check_positive
 from keras_contrastive._numerics import softplus
 from keras_contrastive.losses._base import FunctionLoss, where_counted
 from keras_contrastive.losses._blocks import (
@@ -16,7 +16,7 @@ from keras_contrastive.losses._blocks import (
 )
 from keras_contrastive.losses._comparison import compare_sets
 from keras_contrastive.losses._pairs import all_pairs
-from keras_contrastive.losses.sets import without_log_probability
+from keras_contrastive.losses.sets import set_keywords
 
 
 def multi_similarity_loss(
@@ -119,6 +119,7 @@ def _multi_similarity(
 ):
     _check(alpha, beta, base, mining_epsilon)
     options = {"alpha": alpha, "beta": beta, "base": base}
+    check_numbers(**options)
     if mining_epsilon is None:
         return _of_all(ids, embeddings, **options, **sets)
     pairs = all_pairs(ids, tf.stop_gradient(embeddings), distance="cosine", **sets)
@@ -134,7 +135,7 @@ def _multi_similarity(
 
 @compiled
 def _of_all(ids, embeddings, *, alpha, beta, base, **sets):
-    comparison = compare_sets(ids, embeddings, **without_log_probability(sets))
+    comparison = compare_sets(ids, embeddings, **set_keywords(sets))
     near, far, weight = comparison.statistics(
         LogSumExp("positives", -alpha), LogSumExp("negatives", beta), POSITIVE_WEIGHT
     )

@@ -8,7 +8,12 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive._checks import check_at_least, shape_text
-from keras_contrastive.losses._base import ContrastiveLossBase, LossLayer, is_row_call
+from keras_contrastive.losses._base import (
+    ContrastiveLossBase,
+    LossLayer,
+    is_row_call,
+    take_traits,
+)
 
 # Keywords that are rows of embeddings, beside the second argument, and the first where it is no ids.
 ROWS = ("candidates", "negative", "negatives")
@@ -18,8 +23,8 @@ ROWS = ("candidates", "negative", "negatives")
 class NestedDimensions(ContrastiveLossBase):
     """The sum over `dims` of a loss of the first so many dimensions of all embeddings.
 
-    Trains an encoder whose embeddings may be cut: the first 32 of 256 numbers are an embedding as well. Called as the loss
-    is; `sum_d weight_d * loss(first d dimensions)`. A loss with weights of its own (`ArcFaceLoss`) is copied, so that
+    Trains an encoder whose embeddings may be cut: the first 32 of 256 numbers are an embedding as well. Called as the
+    loss is; `sum_d weight_d * loss(first d dimensions)`. A loss with weights of its own (`ArcFaceLoss`) is copied, so that
     every width has its own; those are trained within `ContrastiveLossLayer` or `ContrastiveModel`.
 
     Args:
@@ -29,39 +34,32 @@ class NestedDimensions(ContrastiveLossBase):
         name: Name of the loss.
 
     Raises:
-        ValueError: `loss` is not callable, `dims` are no increasing integers, `weights` are of another number or negative; in the call, an
-            embedding is known to be narrower than the largest width.
+        ValueError: `loss` is not callable, `dims` are no increasing integers, `weights` are of another number or negative;
+            in the call, an embedding is known to be narrower than the largest width.
 
     Reference:
         Kusupati et al., 2022, Matryoshka Representation Learning, Eq. 1.
 
     Example:
-        >>> loss = NestedDimensions(NTXentLoss(0.1), dims=[16, 32, 64, 128])
-        >>> loss(ids, embeddings)  # (n, 128)
+        >>> from keras_contrastive.losses import NTXentLoss
+        >>> loss = NestedDimensions(NTXentLoss(1.0), dims=[1, 2])
+        >>> float(loss([7, 7], [[1.0, 0.0], [0.0, 1.0]]))  # one column at either width: certain
+        0.0
     """
 
-    def __init__(
-        self, loss, dims, weights=None, *, name: str = "nested_dimensions", **kwargs
-    ):
+    def __init__(self, loss, dims, weights=None, *, name: str = "nested_dimensions"):
         if not callable(loss):
             raise ValueError(
                 "`loss` must be a loss, such as keras_contrastive.losses.NTXentLoss(). "
                 f"Received: loss={loss!r}."
             )
-        kwargs.setdefault(
-            "reduction", getattr(loss, "reduction", "sum_over_batch_size")
-        )
-        super().__init__(name=name, **kwargs)
+        reduction = getattr(loss, "reduction", "sum_over_batch_size")
+        super().__init__(reduction=reduction, name=name)
         self.dims = _checked_dims(dims)
         self.weights = None if weights is None else _checked_weights(weights, self.dims)
         self.loss = loss
         self.parts = [_part(loss, dim) for dim in self.dims]
-        for name in ("families", "symmetric", "compares_ids", "takes_candidates"):
-            setattr(self, name, getattr(loss, name, getattr(self, name)))
-        self.view_by_view = getattr(loss, "view_by_view", False)
-        self.draws = getattr(loss, "draws", False)
-        if hasattr(loss, "temperature"):
-            self.temperature = loss.temperature
+        take_traits(self, loss)
 
     def build(self, input_shape) -> None:
         """Build the copies of a loss with weights, for embeddings whose shape ends in `dim`."""
@@ -69,7 +67,13 @@ class NestedDimensions(ContrastiveLossBase):
             if isinstance(part, LossLayer) and not part.built:
                 part.build((*input_shape[:-1], dim))
 
-    def __call__(self, first, second, *third, **keywords):
+    def update(self, targets) -> None:
+        """What moves in a training step (the centers of DINO), from targets float `(..., dim)`."""
+        for part, dim in zip(self.parts, self.dims):
+            if hasattr(part, "update"):
+                part.update(targets[..., :dim])
+
+    def __call__(self, first, second, *third, sample_weight=None, **keywords):
         """The reduced loss; arguments as of the loss."""
         if (
             third
@@ -77,20 +81,54 @@ class NestedDimensions(ContrastiveLossBase):
             and is_row_call(first, second, third[0])
         ):
             keywords["negative"], *third = third
-        by_ids = "sets" in self.families and keywords.get("negative") is None
+        if third:
+            (sample_weight,) = third
+        return self._sum(
+            lambda part, *sides, **more: part(
+                *sides, sample_weight=sample_weight, **more
+            ),
+            first,
+            second,
+            keywords,
+        )
+
+    def values_and_counts(self, first, second, **keywords):
+        """The sum over widths of the loss of each anchor, and how much each counts, by the smallest width."""
+        counts = []
+
+        def values_of(part, *sides, **more):
+            values, own = part.values_and_counts(*sides, **more)
+            counts.append(own)
+            return values
+
+        values = self._sum(values_of, first, second, keywords)
+        return values, counts[0]
+
+    def _sum(self, of_part, first, second, keywords: dict):
+        """The weighted sum of `of_part(part, first, second, **keywords)` over the widths."""
         rows = {"second": tf.convert_to_tensor(second)}
-        if not by_ids:
+        if "sets" not in self.families or keywords.get("negative") is not None:
             rows["first"] = tf.convert_to_tensor(first)
         for name in ROWS:
             if keywords.get(name) is not None:
                 rows[name] = tf.convert_to_tensor(keywords[name])
         self._check_width(rows)
+        self._check_built()
+        self.build(rows["second"].shape)
         total = []
         for part, dim, weight in zip(self.parts, self.dims, self._weights()):
             cut = {name: tensor[:, :dim] for name, tensor in rows.items()}
             sides = cut.pop("first", first), cut.pop("second")
-            total.append(weight * part(*sides, *third, **{**keywords, **cut}))
+            total.append(weight * of_part(part, *sides, **{**keywords, **cut}))
         return tf.add_n(total)
+
+    def _check_built(self) -> None:
+        unbuilt = [p for p in self.parts if isinstance(p, LossLayer) and not p.built]
+        if unbuilt and tf.inside_function():
+            raise ValueError(
+                f"{type(self.loss).__name__} has weights of its own, which `compile(loss=...)` would not train: use "
+                "ContrastiveLossLayer(NestedDimensions(...)), or call `build` first."
+            )
 
     def _weights(self) -> list[float]:
         return [1.0] * len(self.dims) if self.weights is None else self.weights
@@ -106,10 +144,10 @@ class NestedDimensions(ContrastiveLossBase):
 
     def get_config(self) -> dict:
         return {
-            **super().get_config(),
             "loss": keras.saving.serialize_keras_object(self.loss),
             "dims": self.dims,
             "weights": self.weights,
+            "name": self.name,
         }
 
     @classmethod
@@ -122,11 +160,14 @@ def _part(loss, dim: int):
     """The loss of one width: itself, or a copy with weights of its own."""
     if not isinstance(loss, LossLayer):
         return loss
-    return type(loss).from_config({**loss.get_config(), "name": f"{loss.name}_{dim}"})
+    config = {**loss.get_config(), "name": f"{loss.name}_{dim}"}
+    if "dim" in config:
+        config["dim"] = dim
+    return type(loss).from_config(config)
 
 
 def _checked_dims(dims) -> list[int]:
-    listed = list(dims) if isinstance(dims, (list, tuple, range)) else []
+    listed = list(dims) if hasattr(dims, "__iter__") else []
     whole = all(
         isinstance(d, numbers.Integral) and not isinstance(d, bool) for d in listed
     )
@@ -138,7 +179,7 @@ def _checked_dims(dims) -> list[int]:
 
 
 def _checked_weights(weights, dims) -> list[float]:
-    weights = list(weights)
+    weights = list(weights) if hasattr(weights, "__iter__") else [weights]
     if len(weights) != len(dims):
         raise ValueError(
             f"`weights` must have one number for each of `dims`. Received: weights={weights}, dims={dims}."

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive.losses._base import FunctionLoss
+from keras_contrastive.losses.sets import set_keywords
 from keras_contrastive.losses.softmax import softmax_over_sets
 
 
@@ -106,4 +107,5 @@ class NpairsMultilabelLoss(FunctionLoss):
 
 
 def _npairs(ids, embeddings, **sets):
+    sets = set_keywords(sets, softmax=True)
     return softmax_over_sets(ids, embeddings, similarity="inner_product", **sets)

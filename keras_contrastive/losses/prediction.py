@@ -5,9 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_same_shape
 from keras_contrastive._numerics import as_real, inverse_lengths
-from keras_contrastive.losses._base import FunctionLoss
+from keras_contrastive.losses._base import FunctionLoss, rows_of_pairs
 
 
 def cosine_prediction_loss(prediction, target) -> tf.Tensor:
@@ -16,7 +15,7 @@ def cosine_prediction_loss(prediction, target) -> tf.Tensor:
     No gradient flows into the target, which is what keeps both from collapsing. A row of zeros has cosine 0.
 
     Args:
-        prediction: Float `(n, dim)`, of the predictor.
+        prediction: Float `(n, dim)`, entries up to 1e18, of the predictor.
         target: Float `(n, dim)`, of the projection head: of the same encoder in SimSiam, of its moving average in
             BYOL. Row i is the target of row i of `prediction`, and of another view of the same image.
 
@@ -65,8 +64,7 @@ class CosinePredictionLoss(FunctionLoss):
 
 
 def _cosine_prediction(prediction, target):
-    prediction, target = tf.convert_to_tensor(prediction), tf.convert_to_tensor(target)
-    check_same_shape(prediction=prediction, target=target)
+    prediction, target = rows_of_pairs(prediction=prediction, target=target)
     target = tf.stop_gradient(target)
     rows = as_real(prediction)
     products = tf.reduce_sum(rows * tf.cast(target, rows.dtype), axis=-1)

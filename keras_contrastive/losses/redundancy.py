@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_at_least, check_same_shape
+from keras_contrastive._checks import check_at_least
 from keras_contrastive._numerics import as_real, inverse_lengths
-from keras_contrastive.losses._base import FunctionLoss
+from keras_contrastive.losses._base import FunctionLoss, rows_of_pairs
 
 # Added to VICReg's variances, under the square root.
 VARIANCE_EPSILON = 1e-4
@@ -39,7 +39,7 @@ def barlow_twins_loss(first, second, *, redundancy_weight=0.005) -> tf.Tensor:
     Example:
         >>> first = [[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]
         >>> second = [[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]]
-        >>> barlow_twins_loss(first, second, redundancy_weight=0.5).numpy()
+        >>> float(barlow_twins_loss(first, second, redundancy_weight=0.5))
         1.5
     """
     return _barlow_twins(first, second, redundancy_weight=redundancy_weight)[0]
@@ -110,7 +110,7 @@ def vicreg_loss(
 
     Example:
         >>> first, second = [[1.0, 0.0], [-1.0, 0.0]], [[1.0, 1.0], [-1.0, 1.0]]
-        >>> vicreg_loss(first, second, variance_weight=0.0).numpy()
+        >>> float(vicreg_loss(first, second, variance_weight=0.0))
         12.5
     """
     return _vicreg(
@@ -162,8 +162,7 @@ class VICRegLoss(FunctionLoss):
 
 def _barlow_twins(first, second, *, redundancy_weight):
     check_at_least(0, redundancy_weight=redundancy_weight)
-    first, second = tf.convert_to_tensor(first), tf.convert_to_tensor(second)
-    check_same_shape(first=first, second=second)
+    first, second = rows_of_pairs(first=first, second=second)
     squares, agreement = _correlations(first, second)
     redundancy = squares - tf.reduce_sum(tf.square(agreement))
     value = tf.reduce_sum(tf.square(1 - agreement)) + redundancy_weight * redundancy
@@ -177,8 +176,7 @@ def _vicreg(first, second, *, invariance_weight, variance_weight, covariance_wei
         variance_weight=variance_weight,
         covariance_weight=covariance_weight,
     )
-    first, second = tf.convert_to_tensor(first), tf.convert_to_tensor(second)
-    check_same_shape(first=first, second=second)
+    first, second = rows_of_pairs(first=first, second=second)
     sides = as_real(first), as_real(second)
     gap = tf.math.squared_difference(*sides)
     size = tf.cast(tf.size(gap), gap.dtype)
@@ -195,7 +193,7 @@ def _spread(rows, variance_weight, covariance_weight) -> tf.Tensor:
     squares, variances = _products(deviations, deviations)
     squares, variances = squares / tf.square(degrees), variances / degrees
     hinge = tf.nn.relu(1 - tf.sqrt(variances + VARIANCE_EPSILON))  # (dim,)
-    covariance = (squares - tf.reduce_sum(tf.square(variances))) / tf.cast(
+    covariance = tf.nn.relu(squares - tf.reduce_sum(tf.square(variances))) / tf.cast(
         tf.shape(rows)[1], rows.dtype
     )
     return variance_weight * tf.reduce_mean(hinge) + covariance_weight * covariance

@@ -13,6 +13,16 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_rank, shape_text
 
+# What every loss over sets takes, by keyword.
+SET_KEYWORDS = (
+    "candidates",
+    "candidate_ids",
+    "self_index",
+    "candidate_mask",
+    "negative_only",
+    "positives",
+)
+
 
 class Match(NamedTuple):
     """How anchors and columns belong together. Both tensors are `[n, columns]`."""
@@ -52,7 +62,8 @@ def match(
         candidate_ids: The same for the candidates; None: the batch is its own other side.
         self_index: int `[n]`, the anchor's own column, -1 for none. Without candidates it is the row itself.
         candidate_mask: bool `[columns]` or `[n, columns]`; False: no column for that anchor.
-        negative_only: bool `[columns]`; True: left out for anchors of its id, never their positive.
+        negative_only: bool `[columns]`; True: left out for anchors of its id, and for those of which `positives`
+            makes it a positive; never their positive.
         positives: Float `[n, columns]` of weights >= 0, in place of equal ids.
         num_candidates: How many columns there are, where `candidate_ids` are not given.
         dtype: dtype of `positive_weight`.
@@ -78,7 +89,7 @@ def match(
         )  # [columns] broadcasts over the anchors
     if negative_only is not None:
         negative_only = tf.cast(negative_only, tf.bool)[None, :]
-        exists &= ~(negative_only & (shared > 0))
+        exists &= ~(negative_only & ((shared > 0) | (weight > 0)))
         weight = tf.where(negative_only, tf.zeros_like(weight), weight)
     return Match(exists, tf.where(exists, weight, tf.zeros_like(weight)))
 
@@ -165,14 +176,24 @@ def check_sets(
         )
 
 
-def without_log_probability(sets: dict) -> dict:
-    """The keywords of a loss over sets that is no softmax, and has nothing to correct.
+def set_keywords(sets: dict, *, softmax: bool = False) -> dict:
+    """The keywords of a loss over sets, checked by name.
+
+    Args:
+        sets: The keywords given.
+        softmax: Whether the loss is a softmax, and has something to correct by `candidate_log_probability`.
 
     Raises:
-        ValueError: `candidate_log_probability` is among them.
+        TypeError: A keyword is none of a loss over sets.
+        ValueError: `candidate_log_probability` comes where there is no softmax.
     """
+    for name in sets.keys() - {*SET_KEYWORDS, "candidate_log_probability"}:
+        listed = ", ".join(f"`{keyword}`" for keyword in SET_KEYWORDS)
+        raise TypeError(
+            f"`{name}` is no keyword of this loss. Beside its options, a loss over sets takes {listed}."
+        )
     sets = dict(sets)
-    if sets.pop("candidate_log_probability", None) is not None:
+    if not softmax and sets.pop("candidate_log_probability", None) is not None:
         raise ValueError(
             "`candidate_log_probability` is for the softmax losses, such as InfoNCELoss: this loss takes none."
         )
@@ -223,6 +244,24 @@ def check_negatives(first, negatives, *, ids, negative_ids, negative_mask) -> No
         _check_same_kind(ids, negative_ids, "negative_ids")
 
 
+def check_labels(labels, candidate_labels, weight) -> None:
+    """Check the static shapes of labels beside the ids, against a matrix `[n, columns]`.
+
+    Raises:
+        ValueError: A length is known to be wrong, or one is of integers and the other multi-hot.
+    """
+    for axis, (name, given) in enumerate(
+        [("labels", labels), ("candidate_labels", candidate_labels)]
+    ):
+        known = tf.convert_to_tensor(given).shape[:1]
+        if not known.is_compatible_with(weight.shape[axis : axis + 1]):
+            raise ValueError(
+                f"`{name}` must have one entry for each {('anchor', 'column')[axis]}. Received: "
+                f"{name}.shape={shape_text(tf.convert_to_tensor(given).shape)}, for {weight.shape[axis]}."
+            )
+    _check_same_kind(labels, candidate_labels, "candidate_labels", "labels")
+
+
 def _check_width(rows, others, name: str, others_name: str) -> None:
     if not others.shape[1:].is_compatible_with(rows.shape[1:]):
         raise ValueError(
@@ -231,12 +270,12 @@ def _check_width(rows, others, name: str, others_name: str) -> None:
         )
 
 
-def _check_same_kind(ids, others, name: str) -> None:
+def _check_same_kind(ids, others, name: str, ids_name: str = "ids") -> None:
     ids, others = canonical_ids(ids, "ids"), canonical_ids(others, name)
     if ids.shape.rank != others.shape.rank:
         raise ValueError(
-            f"`ids` and `{name}` must both be integers or both be multi-hot. Received: "
-            f"ids.shape={shape_text(ids.shape)}, {name}.shape={shape_text(others.shape)}."
+            f"`{ids_name}` and `{name}` must both be integers or both be multi-hot. Received: "
+            f"{ids_name}.shape={shape_text(ids.shape)}, {name}.shape={shape_text(others.shape)}."
         )
 
 

@@ -9,11 +9,10 @@ from keras_contrastive._checks import (
     check_integer,
     check_positive,
     check_rank,
-    check_same_shape,
     shape_text,
 )
 from keras_contrastive._numerics import as_scalar, normalize_rows
-from keras_contrastive.losses._base import LossLayer
+from keras_contrastive.losses._base import LossLayer, rows_of_pairs
 from keras_contrastive.losses._blocks import FIXED_RANGE
 
 
@@ -129,8 +128,7 @@ class SwAVLoss(LossLayer):
 def _swav(first, second, *, prototypes, temperature, epsilon, iterations):
     check_positive(temperature=temperature, epsilon=epsilon)
     check_integer(1, iterations=iterations)
-    sides = [tf.convert_to_tensor(side) for side in (first, second)]
-    check_same_shape(first=sides[0], second=sides[1])
+    sides = rows_of_pairs(first=first, second=second)
     prototypes = tf.convert_to_tensor(prototypes)
     _check_prototypes(prototypes, sides[0])
     sides = [normalize_rows(side) for side in sides]

@@ -141,7 +141,8 @@ class TripletLoss(RowsOrSetsLoss):
         margin: Float > 0, in units of the distance.
         distance: `"euclidean"`, `"squared_euclidean"`, `"cosine"` or `"inner_product"`.
         mining: `"all"`, `"semi_hard"` or `"hard"`.
-        reduction: `"sum_over_batch_size"` (the mean over triplets), `"sum"` or `"none"`.
+        reduction: `"sum_over_batch_size"` (the mean over triplets), `"sum"` or `"none"`: for each anchor the sum over
+            its triplets (the function gives the mean).
         name: Name of the loss.
 
     Raises:
@@ -172,7 +173,8 @@ class TripletSemiHardLoss(FunctionLoss):
     Args:
         margin: Float > 0, in units of the distance.
         distance: `"euclidean"`, `"squared_euclidean"`, `"cosine"` or `"inner_product"`.
-        reduction: `"sum_over_batch_size"` (the mean over positive pairs), `"sum"` or `"none"`.
+        reduction: `"sum_over_batch_size"` (the mean over positive pairs), `"sum"` or `"none"`: for each anchor the sum
+            over its positives (the function gives the mean).
         name: Name of the loss.
 
     Raises:
@@ -280,8 +282,8 @@ def _hard(ids, embeddings, *, margin, distance, soft=False, candidates=None, **s
     near, far = (
         row_distances(embeddings, best_row(columns, scores), distance)
         for scores in (
-            pairs.where(pairs.positive, otherwise=-1),
-            -pairs.where(pairs.negative, otherwise=1),
+            pairs.where(pairs.positive, below=True),
+            -pairs.where(pairs.negative),
         )
     )
     values = softplus(near - far) if soft else tf.nn.relu(near - far + margin)
@@ -296,7 +298,7 @@ def _nearest_beyond(pairs: Pairs) -> tf.Tensor:
 
     int `[n, columns]`. The negatives are sorted once for each anchor, and every distance looked up among them.
     """
-    negatives = pairs.where(pairs.negative, otherwise=1)
+    negatives = pairs.where(pairs.negative)
     order = tf.argsort(negatives, axis=1)
     ordered = tf.gather(negatives, order, batch_dims=1)
     place = tf.searchsorted(ordered, pairs.distance, side="right")  # (n, columns)

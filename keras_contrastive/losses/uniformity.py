@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import check_at_least, check_positive, check_same_shape
+from keras_contrastive._checks import check_at_least, check_positive
 from keras_contrastive._numerics import normalize_rows
-from keras_contrastive.losses._base import FunctionLoss, where_counted
+from keras_contrastive.losses._base import FunctionLoss, rows_of_pairs, where_counted
 from keras_contrastive.losses._blocks import LogSumExp, compiled, lowest
 from keras_contrastive.losses._comparison import compare_sets
 from keras_contrastive.losses._pairs import best_row
@@ -43,7 +43,7 @@ def alignment_uniformity_loss(
 
     Example:
         >>> first = [[1.0, 0.0], [-1.0, 0.0]]
-        >>> alignment_uniformity_loss(first, first).numpy()  # 0, and log exp(-2 * 4)
+        >>> float(alignment_uniformity_loss(first, first))  # 0, and log exp(-2 * 4)
         -8.0
     """
     options = {"alignment_weight": alignment_weight}
@@ -151,7 +151,7 @@ def _check(alignment_weight, uniformity_weight, t) -> None:
 @compiled
 def _alignment_uniformity(first, second, *, alignment_weight, uniformity_weight, t):
     _check(alignment_weight, uniformity_weight, t)
-    check_same_shape(first=first, second=second)
+    first, second = rows_of_pairs(first=first, second=second)
     unit = normalize_rows(first)
     products = unit * tf.cast(normalize_rows(second), unit.dtype)
     aligned = 2 - 2 * tf.reduce_sum(products, axis=-1)
@@ -188,22 +188,35 @@ def _koleo(
 ):
     check_positive(epsilon=epsilon)
     embeddings = tf.convert_to_tensor(embeddings)
-    rows = tf.range(tf.shape(embeddings)[0])
-    if candidates is None:
-        self_index = rows if self_index is None else self_index
-        columns = embeddings
-    else:
-        columns = tf.convert_to_tensor(candidates)
+    columns = embeddings if candidates is None else tf.convert_to_tensor(candidates)
     # The ids say nothing here: any will do.
-    sets = {"self_index": self_index, "candidate_mask": candidate_mask}
-    column_ids = tf.range(tf.shape(columns)[0])
-    check_sets(rows, embeddings, candidates=columns, candidate_ids=column_ids, **sets)
+    check_sets(
+        tf.range(tf.shape(embeddings)[0]),
+        embeddings,
+        candidates=columns,
+        candidate_ids=tf.range(tf.shape(columns)[0]),
+        self_index=self_index,
+        candidate_mask=candidate_mask,
+    )
     anchors = normalize_rows(embeddings)
-    columns = tf.cast(normalize_rows(columns), anchors.dtype)
-    similarity = _similarity(anchors, columns, **sets)
+    if candidates is None:
+        columns = anchors
+    else:
+        columns = tf.cast(normalize_rows(columns), anchors.dtype)
+    similarity = tf.stop_gradient(tf.matmul(anchors, columns, transpose_b=True))
+    in_batch = candidates is None and self_index is None and candidate_mask is None
+    if in_batch:
+        counts = tf.fill(tf.shape(anchors)[:1], tf.shape(anchors)[0] > 1)
+        # The row itself is no neighbour. The same as below, in one pass.
+        nowhere = tf.fill(tf.shape(anchors)[:1], tf.constant(-4.0, anchors.dtype))
+        similarity = tf.linalg.set_diag(similarity, nowhere)
+    else:
+        if candidates is None and self_index is None:
+            self_index = tf.range(tf.shape(anchors)[0])
+        exists = _exists(similarity, self_index, candidate_mask)
+        counts = tf.reduce_any(exists, axis=1)
+        similarity = tf.where(exists, similarity, -4.0)
     nearest = best_row(columns, similarity)
-    similarity = tf.reduce_max(similarity, axis=1)
-    counts = similarity > -2.0
     difference = anchors - nearest
     squared = tf.reduce_sum(tf.square(difference), axis=-1)
     apart = counts & (squared > 0)  # the square root of 0 has no gradient
@@ -213,13 +226,12 @@ def _koleo(
     return where_counted(counts, -tf.math.log(distance + epsilon))
 
 
-def _similarity(anchors, columns, self_index, candidate_mask) -> tf.Tensor:
-    """Cosines of unit rows, without gradient; -4 where the column does not exist for the anchor."""
-    similarity = tf.stop_gradient(tf.matmul(anchors, columns, transpose_b=True))
+def _exists(similarity, self_index, candidate_mask) -> tf.Tensor:
+    """Whether a column exists for an anchor: bool `(n, columns)`."""
     exists = tf.ones_like(similarity, tf.bool)
     if self_index is not None:
         own = tf.cast(self_index, tf.int32)[:, None]
-        exists = tf.range(tf.shape(columns)[0]) != own
+        exists = tf.range(tf.shape(similarity)[1]) != own
     if candidate_mask is not None:
         exists &= tf.cast(candidate_mask, tf.bool)
-    return tf.where(exists, similarity, -4.0)
+    return exists

@@ -47,7 +47,9 @@ def columns(
             else float(positives[i][j])
         )
         if negative_only is not None and negative_only[j]:
-            if weight > 0:
+            # Left out if the ids say that it belongs to the anchor, or the positives do.
+            by_id = candidate_ids is not None and agreement(ids[i], candidate_ids[j])
+            if weight > 0 or by_id:
                 continue
             weight = 0.0
         yield j, weight
