@@ -51,12 +51,12 @@ def seconds_of(run, at_least: float, *, calls: int = 3) -> list[float]:
     return seconds
 
 
-def peer_versions(*names: str) -> dict:
-    """Versions of the peers' packages, by name; none without their environment."""
-    if not PEERS.exists():
+def peer_versions(*names: str, python=PEERS) -> dict:
+    """Versions of packages in an environment of peers, by name; none without it."""
+    if not python.exists():
         return {}
     program = (
         f"from importlib.metadata import version as v; print(*[v(n) for n in {names}])"
     )
-    found = subprocess.run([PEERS, "-c", program], capture_output=True, text=True)
+    found = subprocess.run([python, "-c", program], capture_output=True, text=True)
     return dict(zip(names, found.stdout.split()))

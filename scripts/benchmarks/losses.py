@@ -279,6 +279,7 @@ def _write(args, results: dict) -> None:
     peers = _workers.peer_versions(
         "torch", "lightly", "pytorch-metric-learning", "open_clip_torch"
     )
+    peers.update(_workers.peer_versions("tensorflow-addons", python=_workers.ADDONS))
     record = {"peers": peers, "threads": args.threads, "results": results}
     _results.write("losses", record, command="python scripts/benchmarks/losses.py")
 
