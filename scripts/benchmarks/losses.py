@@ -38,7 +38,13 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--losses", nargs="+", choices=CASES, help="default: all")
+    parser.add_argument(
+        "--losses",
+        nargs="+",
+        choices=CASES,
+        metavar="LOSS",
+        help=f"default: all of {', '.join(CASES)}",
+    )
     parser.add_argument(
         "--pairs", nargs="+", type=int, help="sizes to measure (default: each loss's)"
     )
