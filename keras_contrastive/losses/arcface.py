@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Callable
 
 import keras
 import tensorflow as tf
@@ -76,8 +77,35 @@ def cosface_loss(ids, embeddings, *, weights, margin=0.35, scale=64.0) -> tf.Ten
     return _cosface(ids, embeddings, weights=weights, margin=margin, scale=scale)[0]
 
 
+class _MarginLoss(LossLayer):
+    """What both layers share: weights `(num_classes, dim)`, of a `function` from ids, embeddings and these."""
+
+    def __init__(self, function: Callable, options: dict, **kwargs):
+        check_integer(1, num_classes=options["num_classes"])
+        check_positive(scale=options["scale"])
+        super().__init__(options, **kwargs)
+        self._function = function
+
+    def make_weights(self, dim):
+        self.class_weights = self.add_weight(
+            name="class_weights",
+            shape=(self.num_classes, dim),
+            initializer="glorot_uniform",
+        )
+
+    def values_and_counts(self, ids, embeddings):
+        """Loss of each row `(n,)`, and whether it counts: 1 for ids in [0, num_classes), else 0."""
+        return self._function(
+            ids,
+            embeddings,
+            weights=tf.convert_to_tensor(self.class_weights),
+            margin=self.margin,
+            scale=self.scale,
+        )
+
+
 @keras.saving.register_keras_serializable("keras_contrastive")
-class ArcFaceLoss(LossLayer):
+class ArcFaceLoss(_MarginLoss):
     """`arcface_loss` as a layer that learns the weights of the classes: `loss(ids, embeddings, sample_weight=None)`.
 
     It returns the loss and adds it nowhere: see `SigmoidLoss`. The weights, `class_weights` `(num_classes, dim)`,
@@ -105,24 +133,13 @@ class ArcFaceLoss(LossLayer):
         name: str = "arcface_loss",
         **kwargs,
     ):
-        check_integer(1, num_classes=num_classes)
         _check_angle(margin)
-        check_positive(scale=scale)
         options = {"num_classes": num_classes, "margin": margin, "scale": scale}
-        super().__init__(options, reduction=reduction, name=name, **kwargs)
-
-    def make_weights(self, dim):
-        self.class_weights = _add_class_weights(self, dim)
-
-    def values_and_counts(self, ids, embeddings):
-        """Loss of each row `(n,)`, and whether it counts: 1 for ids in [0, num_classes), else 0."""
-        weights = tf.convert_to_tensor(self.class_weights)
-        options = {"margin": self.margin, "scale": self.scale}
-        return _arcface(ids, embeddings, weights=weights, **options)
+        super().__init__(_arcface, options, reduction=reduction, name=name, **kwargs)
 
 
 @keras.saving.register_keras_serializable("keras_contrastive")
-class CosFaceLoss(LossLayer):
+class CosFaceLoss(_MarginLoss):
     """`cosface_loss` as a layer that learns the weights of the classes: `loss(ids, embeddings, sample_weight=None)`.
 
     It returns the loss and adds it nowhere: see `SigmoidLoss`. The weights, `class_weights` `(num_classes, dim)`,
@@ -150,28 +167,9 @@ class CosFaceLoss(LossLayer):
         name: str = "cosface_loss",
         **kwargs,
     ):
-        check_integer(1, num_classes=num_classes)
         check_at_least(0, margin=margin)
-        check_positive(scale=scale)
         options = {"num_classes": num_classes, "margin": margin, "scale": scale}
-        super().__init__(options, reduction=reduction, name=name, **kwargs)
-
-    def make_weights(self, dim):
-        self.class_weights = _add_class_weights(self, dim)
-
-    def values_and_counts(self, ids, embeddings):
-        """Loss of each row `(n,)`, and whether it counts: 1 for ids in [0, num_classes), else 0."""
-        weights = tf.convert_to_tensor(self.class_weights)
-        options = {"margin": self.margin, "scale": self.scale}
-        return _cosface(ids, embeddings, weights=weights, **options)
-
-
-def _add_class_weights(layer, dim: int):
-    return layer.add_weight(
-        name="class_weights",
-        shape=(layer.num_classes, dim),
-        initializer="glorot_uniform",
-    )
+        super().__init__(_cosface, options, reduction=reduction, name=name, **kwargs)
 
 
 def _arcface(ids, embeddings, *, weights, margin, scale):
