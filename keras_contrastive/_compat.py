@@ -50,3 +50,96 @@ def has_gpu() -> bool:
 def path_of(variable) -> str:
     """A variable's readable name: Keras 3 has `path`, Keras 2.15 a `name` with an output number."""
     return getattr(variable, "path", variable.name.split(":")[0])
+
+
+def hide_from_training(network) -> None:
+    """Take the variables of a network from its model's trainable ones, without freezing its layers.
+
+    A frozen batch normalisation would no longer use the statistics of its batches. Keras 3 asks each variable
+    whether it is trainable; Keras 2.15 asks the layer that holds the network, which has to answer itself.
+    """
+    if KERAS_3:
+        for variable in network.trainable_variables:
+            variable.trainable = False
+
+
+def count_updates(optimizer):
+    """How often the optimizer has moved the weights: an integer tensor, or None where it moves them at every call.
+
+    Gradients that are accumulated first, and float16 steps that are skipped, do not count on Keras 3. Keras 2.15
+    counts skipped ones: see `has_moved`.
+    """
+    if not KERAS_3:
+        return None
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if inner is optimizer and not optimizer.gradient_accumulation_steps:
+        return None
+    return tf.convert_to_tensor(inner.iterations)
+
+
+def has_moved(optimizer, before, gradients):
+    """Whether a call of `apply_gradients` has moved the weights: True, or a bool scalar tensor.
+
+    Args:
+        optimizer: The optimizer.
+        before: What `count_updates` gave before the call.
+        gradients: What it was called with.
+    """
+    if before is not None:
+        return tf.not_equal(count_updates(optimizer), before)
+    if hasattr(optimizer, "get_unscaled_gradients"):  # it skips what is not finite
+        finite = [
+            tf.reduce_all(tf.math.is_finite(gradient))
+            for gradient in gradients
+            if gradient is not None
+        ]
+        return tf.reduce_all(tf.stack(finite))
+    return True
+
+
+class SlotOptimizer(keras.optimizers.Optimizer):
+    """Keras' optimizer in one form for both lines, without Keras' own weight decay.
+
+    A subclass defines `build_slots(variables)`, which creates a list of slots by `add_variable_from_reference`, and
+    `update(gradient, variable, index, learning_rate)`, where `index` is the variable's place in that list.
+
+    Args:
+        learning_rate: Float or `LearningRateSchedule`.
+        name: Name of the optimizer.
+        **kwargs: Options of Keras' optimizer.
+    """
+
+    def __init__(self, learning_rate, *, name: str, **kwargs):
+        # Explicitly None: 2.15 would decay by 0, at the cost of a pass over the weights.
+        if KERAS_3:
+            super().__init__(learning_rate, weight_decay=None, name=name, **kwargs)
+        else:
+            super().__init__(name, weight_decay=None, **kwargs)
+            self._learning_rate = self._build_learning_rate(learning_rate)
+
+    def build(self, variables) -> None:
+        """Create the slots, once."""
+        if getattr(self, "_built", False):
+            return
+        super().build(variables)
+        self.build_slots(variables)
+        self._built = True  # Keras 3 sets `built`, 2.15 leaves this to us
+
+    def update_step(self, gradient, variable, learning_rate=None) -> None:
+        """What Keras calls for each variable; 2.15 hands over no learning rate."""
+        if KERAS_3:
+            index = self._get_variable_index(variable)
+        else:
+            index = self._index_dict[self._var_key(variable)]
+            learning_rate = self.learning_rate
+        self.update(gradient, variable, index, learning_rate)
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        if "learning_rate" not in config:  # 2.15 leaves it to us
+            rate = self._learning_rate
+            if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+                config["learning_rate"] = keras.optimizers.schedules.serialize(rate)
+            else:
+                config["learning_rate"] = float(rate.numpy())
+        return config
