@@ -16,7 +16,7 @@ What `data.load` takes:
 | `tfrecords:DIR` | shards of `write_records` or others | if they have them | `test*` beside `train*`, else a fifth | as they are; 96 where sizes differ |
 | `tfds:NAME` | through tensorflow-datasets (an extra) | if it has them | its own, else a fifth | as they are; 96 where sizes differ |
 
-Everything that `batches`, `pairs`, `triplets` and `class_balanced` draw from is a set of `Examples` with random access
+Everything that `batches`, `pairs`, `triplets`, `class_balanced` and `partly_labelled` draw from is a set of `Examples` with random access
 (`Part`: arrays; `FilePart`, `RecordPart`: decoded when asked for; `Given`: pairs and triplets) or a `Stream`: any
 `tf.data.Dataset`. A new kind of source is one function in `source.py` and one line in `source.SOURCES`.
 """
@@ -27,9 +27,15 @@ from keras_contrastive.data.batches import batches
 from keras_contrastive.data.files import FilePart
 from keras_contrastive.data.given import Given
 from keras_contrastive.data.images import decode, resize
-from keras_contrastive.data.part import Examples, Part
+from keras_contrastive.data.part import Examples, Part, keep_labels
 from keras_contrastive.data.records import RecordPart
-from keras_contrastive.data.sampling import HardSampler, class_balanced, pairs, triplets
+from keras_contrastive.data.sampling import (
+    HardSampler,
+    class_balanced,
+    pairs,
+    partly_labelled,
+    triplets,
+)
 from keras_contrastive.data.source import Source, load
 from keras_contrastive.data.stream import Stream
 from keras_contrastive.data.write_records import write_records
@@ -46,8 +52,10 @@ __all__ = [
     "batches",
     "class_balanced",
     "decode",
+    "keep_labels",
     "load",
     "pairs",
+    "partly_labelled",
     "resize",
     "triplets",
     "write_records",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import copy
 import zlib
 
 import numpy as np
 import tensorflow as tf
 
 from keras_contrastive import _random
+from keras_contrastive._checks import check_integer
 
 
 class Examples(abc.ABC):
@@ -199,6 +201,34 @@ def hold_out(
     for start, quota in zip(starts, quotas):
         is_test[order[start : start + quota]] = True
     return _split(part, is_test)
+
+
+def keep_labels(part: Examples, per_class: int, *, seed: int = 0) -> Examples:
+    """The same examples, of which a few in each class keep their label and all others are unknown (-1).
+
+    Args:
+        part: Examples with labels.
+        per_class: Integer >= 1: how many of each class; of a smaller class, all.
+        seed: Integer >= 0. The same seed keeps the same ones, and of a larger number the first are those of a smaller.
+
+    Returns:
+        A shallow copy of `part` with other `labels`.
+
+    Raises:
+        ValueError: `part` has no labels, or `per_class` is below 1.
+    """
+    check_integer(1, per_class=per_class)
+    if part.labels is None:
+        raise ValueError("`part` must have labels. Received: a part without.")
+    n = len(part)
+    # Epoch -2: neither the order of an epoch nor that of the split.
+    order = _random.shuffled(np.arange(n), n, seed, -2).numpy()
+    labels = np.full(n, -1, np.int64)
+    for label in np.unique(part.labels[part.labels >= 0]):
+        labels[order[part.labels[order] == label][:per_class]] = label
+    copied = copy.copy(part)
+    copied.labels = labels
+    return copied
 
 
 def _hold_out_groups(part, seed, groups) -> tuple[Examples, Examples]:

@@ -1,6 +1,6 @@
-"""Positives and negatives sampled on the fly: pairs, triplets and class-balanced batches, drawn anew every epoch.
+"""Positives and negatives sampled on the fly: pairs, triplets, class-balanced and partly labelled batches.
 
-All three take a part with random access or a `Stream`, of which each window is sampled as if it were a part. What is
+All are drawn anew every epoch, and take a part with random access or a `Stream`, of which each window is sampled as if it were a part. What is
 drawn is a function of (seed, epoch, step). By label, examples of unknown class (-1) take no part.
 """
 
@@ -305,6 +305,87 @@ def class_balanced(
 
         filled = tf.maximum(tf.size(table.by_class, tf.int64) // batch_size, 1)
         return Plan(tf.where(classes >= classes_per_batch, filled, 0), batch)
+
+    return pipeline(
+        part,
+        make_plan,
+        batch_size=batch_size,
+        seed=seed,
+        by="label",
+        epoch=epoch,
+        step=step,
+        input_context=input_context,
+    )
+
+
+def partly_labelled(
+    part: Examples | Stream,
+    batch_size: int,
+    *,
+    labelled_per_batch: int | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+    step: int = 0,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Batches of a few labelled examples beside many of any kind: for training where some labels are known.
+
+    The first `labelled_per_batch` examples of a batch are labelled ones, the classes in turn, so that all come equally
+    often; a class goes through its examples in a shuffled order and begins again, shuffled anew. Of few labels each
+    comes often: its views differ every time. The others are all examples, once an epoch, labelled or not. For a loss
+    by label (`losses.SupConLoss`): those of one class attract each other, those of none their own views.
+
+    Passes, epochs, `step` and `input_context` are as of `batches`. A stream is sampled window by window; a window
+    without any label gives nothing.
+
+    Args:
+        part: The images, with labels, most of them -1: see `keep_labels`.
+        batch_size: Integer >= 2.
+        labelled_per_batch: Integer from 1 to `batch_size` - 1; None: a quarter of the batch.
+        seed: Integer >= 0.
+        epoch: Integer >= 0: the epoch of the first pass.
+        step: Integer >= 0: how many batches of that epoch are passed over.
+        input_context: As of `batches`.
+
+    Returns:
+        Dataset of `(images, ids)`: uint8 `(batch_size, h, w, c)`, int64 `(batch_size,)`, classes or -1.
+
+    Raises:
+        ValueError: an argument is outside its range, or there are no labels.
+    """
+    check_integer(2, batch_size=batch_size)
+    if labelled_per_batch is None:
+        labelled_per_batch = max(1, batch_size // 4)
+    check_integer(1, labelled_per_batch=labelled_per_batch)
+    others = batch_size - labelled_per_batch
+    if others < 1:
+        raise ValueError(
+            f"`labelled_per_batch` must be below `batch_size`, {batch_size}. "
+            f"Received: labelled_per_batch={labelled_per_batch}."
+        )
+    check_arguments(part, others, seed=seed, by="label", epoch=epoch)
+    if isinstance(part, Examples) and not (part.labels >= 0).any():
+        raise ValueError(
+            "`part` must have some labels. Received: a part whose labels are all -1."
+        )
+
+    def make_plan(labels, count):
+        table = _class_table(labels)
+        classes = tf.size(table.sizes, tf.int64)
+
+        def batch(number, key):
+            slots = batch_positions(number, labelled_per_batch)
+            turn, drawn = slots // classes, slots % classes  # every class in its turn
+            size = tf.gather(table.sizes, drawn)
+            order = drawn * 1_000_003 + turn // size
+            within = permuted_each(turn % size, size, fold(key, _SAMPLING), order)
+            labelled = tf.gather(
+                table.by_class, tf.gather(table.starts, drawn) + within
+            )
+            rest = permuted(batch_positions(number, others), count, key)
+            return tf.ensure_shape(tf.concat([labelled, rest], axis=0), [batch_size])
+
+        return Plan(tf.where(classes > 0, count // others, 0), batch)
 
     return pipeline(
         part,
