@@ -7,9 +7,9 @@
 | `train` | `images`, as `serving_default` | `features`: float32 `(batch, dim)`, and their `embedding` |
 
 All of them resize and scale inside, as the loader does (`data.decode`, `data.resize`), except that EXIF
-orientation is not applied. `train` runs the encoder as in training: gradients reach
-`loaded.trainable_variables`, and batch normalisation uses and moves its statistics. Put a classifier on its
-`features`; the other endpoints serve the weights as they have become:
+orientation is not applied. An encoder of images of any size is served at the one size it is exported for.
+`train` runs the encoder as in training: gradients reach `loaded.trainable_variables`, and batch normalisation uses and
+moves its statistics. Put a classifier on its `features`; the other endpoints serve the weights as they have become:
 
     loaded = tf.saved_model.load("saved_model/1")
     with tf.GradientTape() as tape:
@@ -30,11 +30,14 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_contrastive._checks import check_integer
 from keras_contrastive._numerics import normalize_rows
 from keras_contrastive.data import decode, resize
 
 
-def save(model: keras.Model, path: str | os.PathLike) -> None:
+def save(
+    model: keras.Model, path: str | os.PathLike, *, image_size: int | None = None
+) -> None:
     """Write a model's encoder as a SavedModel with the endpoints above.
 
     Serving needs TensorFlow alone, neither Keras nor this package. TensorFlow Serving wants a numbered folder:
@@ -42,15 +45,18 @@ def save(model: keras.Model, path: str | os.PathLike) -> None:
 
     Args:
         model: `ContrastiveModel`, or an encoder itself: a built `keras.Model` from square float images in
-            0..1, of a fixed size and 1 or 3 channels, to features `(batch, dim)`.
+            0..1, of 1 or 3 channels, to features `(batch, dim)`.
         path: Folder to write. Parents are made.
+        image_size: Side in pixels to which the export resizes images, >= 1. An encoder of images of any size,
+            `(None, None, None, channels)`, needs it: take the size that it was trained at (of several, the
+            largest). An encoder of one size has it already.
 
     Raises:
-        ValueError: The encoder is not built, or takes other inputs; or `path` is a file, or a folder that
-            holds something other than a SavedModel.
+        ValueError: The encoder is not built, or takes other inputs; `image_size` is missing, or not the size that
+            the encoder takes; or `path` is a file, or a folder that holds something other than a SavedModel.
     """
     encoder = getattr(model, "encoder", model)
-    image_size, channels = _image_shape(encoder)
+    image_size, channels = _image_shape(encoder, image_size)
     path = Path(path)
     _check_replaceable(path)
 
@@ -85,8 +91,10 @@ def save(model: keras.Model, path: str | os.PathLike) -> None:
     _write_whole(archive, path)
 
 
-def _image_shape(encoder) -> tuple[int, int]:
-    """Side and channels of the images that the encoder takes."""
+def _image_shape(encoder, image_size: int | None) -> tuple[int, int]:
+    """Side and channels of the images that the encoder is exported for."""
+    if image_size is not None:
+        check_integer(1, image_size=image_size)
     shape = (
         getattr(encoder, "input_shape", None)
         if getattr(encoder, "built", False)
@@ -98,12 +106,23 @@ def _image_shape(encoder) -> tuple[int, int]:
             f"it on images once. Received: model={encoder!r}."
         )
     known = isinstance(shape, tuple) and len(shape) == 4
-    if not known or shape[1] is None or shape[1] != shape[2] or shape[3] not in (1, 3):
+    if not known or shape[1] != shape[2] or shape[3] not in (1, 3):
         raise ValueError(
-            "`model` must take square images of a fixed size, of 1 or 3 channels: (None, size, size, channels). "
-            f"Received: encoder.input_shape={shape}."
+            "`model` must take square images of 1 or 3 channels: (None, size, size, channels), or (None, None, "
+            f"None, channels) for any size. Received: encoder.input_shape={shape}."
         )
-    return shape[1], shape[3]
+    side, channels = shape[2:]
+    if side is None and image_size is None:
+        raise ValueError(
+            "`image_size` must be given where the encoder takes images of any size: the side in pixels at which they "
+            f"are served, as in training. Received: image_size=None, encoder.input_shape={shape}."
+        )
+    if None not in (side, image_size) and side != image_size:
+        raise ValueError(
+            f"`image_size` must be {side} or left out: the encoder takes images of that size alone. "
+            f"Received: image_size={image_size}, encoder.input_shape={shape}."
+        )
+    return side or image_size, channels
 
 
 def _check_replaceable(path: Path) -> None:

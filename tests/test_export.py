@@ -266,6 +266,49 @@ def test_export_of_an_encoder_alone_is_that_of_its_model(
     np.testing.assert_allclose(serve(alone, images), serve(loaded, images), atol=1e-6)
 
 
+def test_export_of_an_encoder_of_any_size_is_that_of_one_of_its_size(images, tmp_path):
+    def encoder_of_size(size):
+        inputs = keras.layers.Input((size, size, 3))
+        x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+        x = encoders.FusedBatchNorm()(x)
+        return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+    any_size, fixed = encoder_of_size(None), encoder_of_size(SIZE)
+    fixed.set_weights(any_size.get_weights())
+    export.save(any_size, tmp_path / "any", image_size=SIZE)
+    export.save(fixed, tmp_path / "fixed", image_size=SIZE)
+    loaded, expected = (
+        tf.saved_model.load(str(tmp_path / name)) for name in ("any", "fixed")
+    )
+    large = np.random.default_rng(0).integers(0, 256, (2, 20, 13, 3), np.uint8)
+    for given in (images, large):
+        np.testing.assert_allclose(
+            serve(loaded, given), serve(expected, given), atol=1e-6
+        )
+    pictures = [tf.io.encode_png(large[0]), tf.io.encode_png(images[0])]
+    np.testing.assert_allclose(
+        serve_encoded(loaded, pictures), serve_encoded(expected, pictures), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        loaded.train(tf.constant(large))["features"],
+        expected.train(tf.constant(large))["features"],
+        atol=1e-5,  # normalised by the batch's own statistics
+    )
+    # Not at the size of the images given: the features of those differ.
+    at_their_size = unit(any_size(large.astype(np.float32) / 255))
+    assert np.abs(serve(loaded, large) - at_their_size).max() > 1e-4
+
+
+def test_export_of_a_vision_transformer_of_any_size_serves_its_features(
+    images, tmp_path
+):
+    encoder = encoders.small_vit((None, None, 3), width=8, depth=1, num_heads=2)
+    export.save(encoder, tmp_path / "1", image_size=SIZE)
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    expected = unit(encoder.predict(images / np.float32(255), verbose=0))
+    np.testing.assert_allclose(serve(loaded, images), expected, atol=1e-5)
+
+
 def test_export_replaces_an_earlier_one_and_leaves_nothing_beside_it(images, tmp_path):
     (tmp_path / ".1.new").mkdir()  # of a process that was killed
     encoder = tiny_encoder()
@@ -317,17 +360,30 @@ def test_export_to_a_folder_with_other_content_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((None, None, 3), r"square images of a fixed size.*\(None, None, None, 3\)"),
-        ((8, 9, 3), r"square images of a fixed size.*\(None, 8, 9, 3\)"),
+        ((None, None, 3), r"`image_size` must be given.*\(None, None, None, 3\)"),
+        ((None, 8, 3), r"square images of 1 or 3.*\(None, None, 8, 3\)"),
+        ((8, 9, 3), r"square images of 1 or 3.*\(None, 8, 9, 3\)"),
         ((8, 8, 2), r"of 1 or 3 channels.*\(None, 8, 8, 2\)"),
         ((8,), r"square images.*\(None, 8\)"),
     ],
-    ids=["no size", "oblong", "channels", "rows"],
+    ids=["no size", "half a size", "oblong", "channels", "rows"],
 )
 def test_export_of_an_encoder_of_other_inputs_is_refused(tmp_path, shape, message):
     inputs = keras.layers.Input(shape)
     with pytest.raises(ValueError, match=message):
         export.save(keras.Model(inputs, keras.layers.Dense(2)(inputs)), tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    ("image_size", "message"),
+    [(9, r"`image_size` must be 8 or left out.*image_size=9"), (0, "integer >= 1")],
+    ids=["other", "zero"],
+)
+def test_export_at_a_size_that_the_encoder_does_not_take_is_refused(
+    tmp_path, image_size, message
+):
+    with pytest.raises(ValueError, match=message):
+        export.save(tiny_encoder(), tmp_path / "1", image_size=image_size)
 
 
 def test_export_of_an_unbuilt_model_is_refused(tmp_path):
