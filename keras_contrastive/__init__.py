@@ -20,9 +20,11 @@ from keras_contrastive import (
     losses,
     model,
     negatives,
+    optimizers,
     pictures,
     recipes,
     report,
+    targets,
 )
 from keras_contrastive._version import __version__
 from keras_contrastive.layers import ContrastiveLossLayer
@@ -43,7 +45,9 @@ __all__ = [
     "losses",
     "model",
     "negatives",
+    "optimizers",
     "pictures",
     "recipes",
     "report",
+    "targets",
 ]

@@ -122,3 +122,22 @@ def most_similar(
     values = np.concatenate([part.values.numpy() for part in found])
     indices = np.concatenate([part.indices.numpy() for part in found])
     return values, indices.astype(np.int64)
+
+
+def replace_oldest(buffer: tf.Tensor, rows: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
+    """A ring buffer with `rows` in the places of its oldest.
+
+    Args:
+        buffer: `(size, ...)`.
+        rows: `(n, ...)`, cast to the dtype of `buffer`; of more than `size` the last ones stay.
+        added: int64 scalar, how many rows have been put in before.
+
+    Returns:
+        `(size, ...)`.
+    """
+    size = buffer.shape[0]
+    count = tf.shape(rows, out_type=tf.int64)[0]
+    kept = tf.minimum(count, size)
+    places = (added + tf.range(count - kept, count)) % size
+    newest = tf.cast(rows[count - kept :], buffer.dtype)
+    return tf.tensor_scatter_nd_update(buffer, places[:, None], newest)

@@ -11,7 +11,7 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_contrastive._checks import shape_text
+from keras_contrastive._checks import check_choice, check_positive, shape_text
 from keras_contrastive._numerics import normalize_rows
 from keras_contrastive._random import make_key
 from keras_contrastive.losses.sets import (
@@ -47,12 +47,16 @@ class ContrastiveLossLayer(keras.layers.Layer):
         negatives: A layer that remembers past embeddings. `negatives.EmbeddingQueue`: its rows are further candidates,
             left out for anchors of the same id. `negatives.CrossBatchMemory`: rows of the same id are positives. Or a
             subclass of these.
+        weight: Float > 0 that the loss is multiplied by: of a method whose paper sums where this takes means.
+        anchor: With `targets`, which side a loss over sets takes its anchors from: `"embeddings"`, whose candidates
+            are the targets and the queue; or `"targets"`, whose candidates are the embeddings (NNCLR).
         learn_temperature: Learn the logarithm of the loss's temperature, from its value. Kept >= 0.01.
         seed: Integer, for losses that draw.
 
     Raises:
         ValueError: `loss` is not callable, `learn_temperature` is asked of a loss that has no temperature, or
-            `negatives` come with a loss that takes none; in the call, a shape is known to be wrong.
+            `negatives` come with a loss that takes none, or with `anchor="targets"`; in the call, a shape is known to be
+            wrong.
 
     Example:
         >>> layer = ContrastiveLossLayer(kc.losses.NTXentLoss())
@@ -65,11 +69,20 @@ class ContrastiveLossLayer(keras.layers.Layer):
         *,
         negatives=None,
         learn_temperature: bool = False,
+        weight: float = 1.0,
+        anchor: str = "embeddings",
         seed: int = 0,
         **kwargs,
     ):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
+        check_positive(weight=weight)
+        check_choice("anchor", anchor, ("embeddings", "targets"))
+        if anchor == "targets" and negatives is not None:
+            raise ValueError(
+                '`negatives` are candidates beside the targets, which are none with anchor="targets". '
+                f"Received: negatives={type(negatives).__name__}."
+            )
         if not callable(loss):
             raise ValueError(
                 "`loss` must be a loss, such as keras_contrastive.losses.NTXentLoss(). "
@@ -103,6 +116,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
         ]
         self.negatives = negatives
         self.learn_temperature = learn_temperature
+        self.weight = weight
+        self.anchor = anchor
         self.seed = seed
         self.step = self.add_weight(
             name="step", shape=(), dtype="int64", initializer="zeros", trainable=False
@@ -178,7 +193,7 @@ class ContrastiveLossLayer(keras.layers.Layer):
             loss = self._over_batch(embeddings, ids, sample_weight, keywords)
         else:
             loss = self._over_targets(embeddings, ids, targets, sample_weight, keywords)
-        loss = tf.cast(loss, tf.float32)
+        loss = self.weight * tf.cast(loss, tf.float32)
         self.add_loss(loss)
         self._measure_spread(embeddings)
         if training:
@@ -253,6 +268,11 @@ class ContrastiveLossLayer(keras.layers.Layer):
             sample_weight = tf.repeat(sample_weight, tf.shape(embeddings)[1])
         own = tf.range(tf.shape(rows)[0])
         sets = {}
+        if not getattr(self.negatives, "in_batch", True):
+            raise ValueError(
+                "`negatives` with in_batch=False needs targets, of which an anchor's own is its positive. Give the model "
+                "a `target`, such as `targets.MomentumTarget()`."
+            )
         if self.negatives is not None:
             sets = {
                 **self._candidates(rows, ids.flat, rows, ids.flat),
@@ -261,7 +281,7 @@ class ContrastiveLossLayer(keras.layers.Layer):
         return self._set_loss(ids.flat, rows, sample_weight, keywords, sets)
 
     def _over_targets(self, embeddings, ids, targets, sample_weight, keywords):
-        """Each view against the targets of every other view, and against the queue."""
+        """Each view against the targets of every other view, and against the queue; or the other way round."""
         if not getattr(self.loss, "takes_candidates", True):
             raise ValueError(
                 "`targets` needs a loss that takes candidates. "
@@ -270,9 +290,15 @@ class ContrastiveLossLayer(keras.layers.Layer):
         losses = []
         for i, j in _ordered_pairs(embeddings, targets):
             anchors, of_anchors = embeddings[:, i], ids.by_view[:, i]
-            sets = self._candidates(
-                targets[:, j], ids.by_view[:, j], anchors, of_anchors
-            )
+            others, of_others = targets[:, j], ids.by_view[:, j]
+            if self.anchor == "targets":
+                anchors, of_anchors, others, of_others = (
+                    others,
+                    of_others,
+                    anchors,
+                    of_anchors,
+                )
+            sets = self._candidates(others, of_others, anchors, of_anchors)
             losses.append(
                 self._set_loss(of_anchors, anchors, sample_weight, keywords, sets)
             )
@@ -286,10 +312,10 @@ class ContrastiveLossLayer(keras.layers.Layer):
         past, past_ids, _ = self.negatives.rows()
         mask = self.negatives.mask(anchors, of_anchors)  # (size,) or (n, size)
         first = tf.ones(tf.shape(rows)[:1], tf.bool)
+        here = self._visible_in_batch(rows, anchors, by_anchor=mask.shape.rank == 2)
+        if here.shape.rank > mask.shape.rank:
+            mask = tf.repeat(mask[None, :], tf.shape(anchors)[0], axis=0)
         behind = tf.fill(tf.shape(past)[:1], self.negatives.negative_only)
-        here = first
-        if mask.shape.rank == 2:
-            here = tf.ones([tf.shape(anchors)[0], tf.shape(rows)[0]], tf.bool)
         return {
             **sets,
             "candidates": tf.concat([rows, past], axis=0),
@@ -297,6 +323,14 @@ class ContrastiveLossLayer(keras.layers.Layer):
             "candidate_mask": tf.concat([here, mask], axis=-1),
             "negative_only": tf.concat([~first, behind], axis=0),
         }
+
+    def _visible_in_batch(self, rows, anchors, *, by_anchor: bool) -> tf.Tensor:
+        """Which rows of the batch an anchor is compared with: bool `(rows,)`, or `(n, rows)` where anchors differ."""
+        shape = [tf.shape(anchors)[0], tf.shape(rows)[0]]
+        if not getattr(self.negatives, "in_batch", True):
+            # Row i is the target of anchor i.
+            return tf.eye(*shape, dtype=tf.bool)
+        return tf.ones(shape if by_anchor else shape[1:], tf.bool)
 
     def _set_loss(self, ids, anchors, sample_weight, keywords, sets):
         loss = self.loss(ids, anchors, sample_weight=sample_weight, **keywords, **sets)
@@ -367,6 +401,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
             "loss": serialize(self.loss),
             "negatives": None if self.negatives is None else serialize(self.negatives),
             "learn_temperature": self.learn_temperature,
+            "weight": self.weight,
+            "anchor": self.anchor,
             "seed": self.seed,
         }
 

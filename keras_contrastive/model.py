@@ -11,7 +11,12 @@ import tensorflow as tf
 
 from keras_contrastive import augment as augmentation
 from keras_contrastive._checks import shape_text
-from keras_contrastive._compat import scale_loss, unscale_gradients
+from keras_contrastive._compat import (
+    count_updates,
+    has_moved,
+    scale_loss,
+    unscale_gradients,
+)
 from keras_contrastive._numerics import normalize_rows
 from keras_contrastive.layers import VALIDATION_STEP, ContrastiveLossLayer
 
@@ -33,9 +38,9 @@ class ContrastiveModel(keras.Model):
         loss: `ContrastiveLossLayer`, or a loss that gets wrapped in one.
         head: Layer from features to projections, as of `heads.mlp`; None: the features are compared.
         predictor: Layer from projections to predictions of the same width, or None.
-        target: Layer that makes what the embeddings are compared with, or None: `build_like(encoder, head)`
-            makes its weights, `call(images, projections, training)` gives targets `(batch * views, dim)`, which
-            get no gradient, and `update(encoder, head)` is called after every update of the weights.
+        target: What the embeddings are compared with: `targets.MomentumTarget` and others, or a layer with the methods
+            of `targets.Target`. It gets no gradient but where it says so, and follows encoder and head after every
+            update that the optimizer really makes. None: the embeddings are compared with each other.
         augment: `augment.Recipe` or a list of operations, drawn in the training step; a rank-4 batch becomes
             `augment.num_views` views, of a rank-5 batch every image is drawn once. `augment.Recipes` of several sizes
             (multi-crop) need an encoder of any size, such as `encoders.small_resnet((None, None, 3))`, which is called
@@ -160,9 +165,7 @@ class ContrastiveModel(keras.Model):
         with tf.GradientTape() as tape:
             loss = self.take_loss(views, ids, sample_weight, training=True)
             scaled_loss = scale_loss(self.optimizer, loss)
-        self.apply_update(tape, scaled_loss)
-        if self.target is not None:
-            self.target.update(self.encoder, self.head)
+        self.update_target(self.apply_update(tape, scaled_loss))
         self.step.assign_add(1)
         return self.update_metrics(loss)
 
@@ -215,7 +218,9 @@ class ContrastiveModel(keras.Model):
             flat = _scaled(_flat_views(views[0]))
             own = projections[: tf.shape(flat)[0]]
             targets = self.target(flat, own, training=training)
-            targets = _unflat_views(tf.stop_gradient(targets), views[0])
+            if not getattr(self.target, "passes_gradient", False):
+                targets = tf.stop_gradient(targets)
+            targets = _unflat_views(targets, views[0])
         if self.predictor is not None:
             projections = self.predictor(projections, training=training)
         return _joined_views(projections, views), targets
@@ -248,12 +253,31 @@ class ContrastiveModel(keras.Model):
         )
         return tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses])
 
-    def apply_update(self, tape: tf.GradientTape, scaled_loss: tf.Tensor) -> None:
-        """Move the weights by one step of the optimizer."""
+    def apply_update(self, tape: tf.GradientTape, scaled_loss: tf.Tensor):
+        """Give the gradients to the optimizer; whether it has moved the weights: True, or a bool scalar tensor.
+
+        It does not where it accumulates gradients first, or skips a float16 step that overflowed.
+        """
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_loss, variables)
         gradients = unscale_gradients(self.optimizer, gradients)
+        before = count_updates(self.optimizer)
         self.optimizer.apply_gradients(zip(gradients, variables))
+        return has_moved(self.optimizer, before, gradients)
+
+    def update_target(self, moved) -> None:
+        """Let the target follow, where the weights have moved."""
+        if self.target is None:
+            return
+        if not tf.is_tensor(moved):  # at every step
+            self.target.update(self.encoder, self.head)
+            return
+
+        def follow():
+            self.target.update(self.encoder, self.head)
+            return True
+
+        tf.cond(moved, follow, lambda: False)
 
     def update_metrics(self, loss) -> dict:
         """The epoch's averages so far, by name."""

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_contrastive._checks import check_integer
+from keras_contrastive._numerics import replace_oldest
 from keras_contrastive.losses.mining import (
     check_similarity,
     false_negative_mask,
@@ -38,6 +39,8 @@ class EmbeddingQueue(keras.layers.Layer):
             those that are its negatives. None: with all.
         max_similarity: Float in -1..1: rows more similar to the anchor than this, by cosine, are taken for images of
             its kind and left out of its comparison. None: none are.
+        in_batch: Whether the batch's other images are negatives too. False: of the batch, an anchor is compared with
+            its own target alone, and all negatives come from the queue, as in MoCo. Needs a model with a target.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -56,6 +59,7 @@ class EmbeddingQueue(keras.layers.Layer):
         *,
         top_k: int | None = None,
         max_similarity: float | None = None,
+        in_batch: bool = True,
         **kwargs,
     ):
         kwargs["dtype"] = "float32"
@@ -66,6 +70,7 @@ class EmbeddingQueue(keras.layers.Layer):
         if max_similarity is not None:
             check_similarity(max_similarity)
         self.size, self.top_k, self.max_similarity = size, top_k, max_similarity
+        self.in_batch = in_batch
 
     def build(self, input_shape):
         def state(name, shape, dtype):
@@ -125,19 +130,10 @@ class EmbeddingQueue(keras.layers.Layer):
             embeddings: Float `(n, dim)`.
             ids: int `(n,)`; -1 where unknown.
         """
-        count = tf.shape(embeddings, out_type=tf.int64)[0]
         added = tf.convert_to_tensor(self.added)
-        kept = tf.minimum(count, self.size)
-        embeddings, ids = embeddings[count - kept :], ids[count - kept :]
-        places = (added + tf.range(count - kept, count)) % self.size
         for weight, rows in ((self.embeddings, embeddings), (self.ids, ids)):
-            old = tf.convert_to_tensor(weight)
-            weight.assign(
-                tf.tensor_scatter_nd_update(
-                    old, places[:, None], tf.cast(rows, old.dtype)
-                )
-            )
-        self.added.assign(added + count)
+            weight.assign(replace_oldest(tf.convert_to_tensor(weight), rows, added))
+        self.added.assign(added + tf.shape(embeddings, out_type=tf.int64)[0])
 
     def get_config(self) -> dict:
         config = super().get_config()
@@ -147,6 +143,7 @@ class EmbeddingQueue(keras.layers.Layer):
             "size": self.size,
             "top_k": self.top_k,
             "max_similarity": self.max_similarity,
+            "in_batch": self.in_batch,
         }
 
 

@@ -72,6 +72,8 @@ class DINOLoss(LossLayer):
         student_temperature: Float > 0.
         teacher_temperature: Float > 0. A `teacher_temperature=` in the call takes its place: a schedule.
         center_momentum: Float in [0, 1], how much of the center an update keeps.
+        warmup_temperature: Float > 0, the teacher's temperature at the beginning, or None: it stays.
+        warmup_steps: Integer >= 0: it rises (or falls) to `teacher_temperature` evenly over so many training steps.
         reduction: `"sum_over_batch_size"` (the mean over rows), `"sum"` or `"none"`.
         name: Name of the layer.
         **kwargs: Of `keras.layers.Layer`.
@@ -90,6 +92,8 @@ class DINOLoss(LossLayer):
         teacher_temperature: float = 0.04,
         center_momentum: float = 0.9,
         *,
+        warmup_temperature: float | None = None,
+        warmup_steps: int = 0,
         reduction: str = "sum_over_batch_size",
         name: str = "dino_loss",
         **kwargs,
@@ -100,22 +104,47 @@ class DINOLoss(LossLayer):
             teacher_temperature=teacher_temperature,
         )
         _check_momentum(center_momentum)
+        check_integer(0, warmup_steps=warmup_steps)
+        if warmup_temperature is not None:
+            check_positive(warmup_temperature=warmup_temperature)
         options = {
             "dim": dim,
             "student_temperature": student_temperature,
             "teacher_temperature": teacher_temperature,
             "center_momentum": center_momentum,
+            "warmup_temperature": warmup_temperature,
+            "warmup_steps": warmup_steps,
         }
         super().__init__(options, reduction=reduction, name=name, **kwargs)
         self.center = self.add_weight(
             name="center", shape=(dim,), initializer="zeros", trainable=False
         )
+        if self._warms_up:
+            self.step = self.add_weight(
+                name="step",
+                shape=(),
+                dtype="int64",
+                initializer="zeros",
+                trainable=False,
+            )
         self.built = True
+
+    @property
+    def _warms_up(self) -> bool:
+        return self.warmup_temperature is not None and self.warmup_steps > 0
+
+    def current_teacher_temperature(self):
+        """The teacher's temperature of this training step: a float, or a float32 scalar tensor."""
+        if not self._warms_up:
+            return self.teacher_temperature
+        done = tf.cast(tf.convert_to_tensor(self.step), tf.float32) / self.warmup_steps
+        rise = self.teacher_temperature - self.warmup_temperature
+        return self.warmup_temperature + rise * tf.minimum(done, 1.0)
 
     def values_and_counts(self, student, teacher, *, teacher_temperature=None):
         """Loss of each row `(n,)`, and ones: every row counts."""
         if teacher_temperature is None:
-            teacher_temperature = self.teacher_temperature
+            teacher_temperature = self.current_teacher_temperature()
         values = _dino(
             student,
             teacher,
@@ -126,7 +155,9 @@ class DINOLoss(LossLayer):
         return values, tf.ones_like(values)
 
     def update(self, targets) -> None:
-        """Move the center towards the mean over the rows of `targets`, float `(..., dim)`: the teacher's outputs.
+        """Move the center towards the mean over the rows of `targets`, float `(..., dim)`, and count the training step.
+
+        The targets are the teacher's outputs.
 
         Raises:
             ValueError: The targets are known to be of another width.
@@ -142,6 +173,8 @@ class DINOLoss(LossLayer):
         kept = self.center_momentum
         moved = kept * center + (1 - kept) * tf.reduce_mean(rows, axis=0)
         self.center.assign(tf.where(tf.shape(rows)[0] > 0, moved, center))
+        if self._warms_up:
+            self.step.assign_add(1)
 
 
 def _dino(student, teacher, *, center, student_temperature, teacher_temperature):

@@ -11,13 +11,21 @@ from keras_contrastive._checks import (
     check_rank,
     shape_text,
 )
-from keras_contrastive._numerics import as_scalar, normalize_rows
+from keras_contrastive._numerics import as_scalar, normalize_rows, replace_oldest
 from keras_contrastive.losses._base import LossLayer, rows_of_pairs
 from keras_contrastive.losses._blocks import FIXED_RANGE
 
 
 def swav_loss(
-    first, second, *, prototypes, temperature=0.1, epsilon=0.05, iterations=3
+    first,
+    second,
+    *,
+    prototypes,
+    temperature=0.1,
+    epsilon=0.05,
+    iterations=3,
+    both_ways=True,
+    queue=None,
 ) -> tf.Tensor:
     """Cross-entropy of telling the code of each view from the other view, averaged over both directions.
 
@@ -33,6 +41,10 @@ def swav_loss(
         temperature: Float > 0, t, or a float scalar tensor (gradients flow into it).
         epsilon: Float > 0. Smaller: sharper codes.
         iterations: Integer >= 1, the turns of the scaling.
+        both_ways: False: only the code of `second` is told from `first`, not the other way round: for small crops,
+            which have no codes.
+        queue: Float `(m, dim)` of earlier batches, normalised inside, or None. The scaling is over them and the batch
+            together: for batches that are small beside the number of prototypes.
 
     Returns:
         Float `(n,)`, >= 0, float64 for float64 inputs, else float32, not reduced. Every row counts.
@@ -58,6 +70,8 @@ def swav_loss(
         temperature=temperature,
         epsilon=epsilon,
         iterations=iterations,
+        both_ways=both_ways,
+        queue=queue,
     )
 
 
@@ -66,13 +80,19 @@ class SwAVLoss(LossLayer):
     """`swav_loss` as a layer that learns its prototypes: `loss(first, second, sample_weight=None)`.
 
     It returns the loss and adds it nowhere: see `SigmoidLoss`. The variable `prototypes` `(num_prototypes, dim)` is
-    made at the first call.
+    made at the first call. `update(targets)`, which `ContrastiveLossLayer` calls once a training step, fills the queue and
+    counts the steps.
 
     Args:
         num_prototypes: Integer >= 1.
         temperature: Float > 0. A `temperature=` in the call takes its place.
         epsilon: Float > 0.
         iterations: Integer >= 1.
+        both_ways: As of `swav_loss`; False where the model has a target, as with several sizes of crops.
+        freeze_steps: Integer >= 0: in so many training steps at the beginning the prototypes get no gradient.
+        queue_size: Integer >= 0: how many past targets (projections, without a target), of all views, take part in the
+            scaling, once there are so many. 0: none.
+        queue_start: Integer >= 0: the training step from which on they do.
         reduction: `"sum_over_batch_size"` (the mean over rows), `"sum"` or `"none"`.
         name: Name of the layer.
         **kwargs: Of `keras.layers.Layer`.
@@ -82,7 +102,6 @@ class SwAVLoss(LossLayer):
     """
 
     families = ("pairs",)
-    symmetric = True
 
     def __init__(
         self,
@@ -91,19 +110,31 @@ class SwAVLoss(LossLayer):
         epsilon: float = 0.05,
         iterations: int = 3,
         *,
+        both_ways: bool = True,
+        freeze_steps: int = 0,
+        queue_size: int = 0,
+        queue_start: int = 0,
         reduction: str = "sum_over_batch_size",
         name: str = "swav_loss",
         **kwargs,
     ):
         check_integer(1, num_prototypes=num_prototypes, iterations=iterations)
+        check_integer(
+            0, freeze_steps=freeze_steps, queue_size=queue_size, queue_start=queue_start
+        )
         check_positive(temperature=temperature, epsilon=epsilon)
         options = {
             "num_prototypes": num_prototypes,
             "temperature": temperature,
             "epsilon": epsilon,
             "iterations": iterations,
+            "both_ways": both_ways,
+            "freeze_steps": freeze_steps,
+            "queue_size": queue_size,
+            "queue_start": queue_start,
         }
         super().__init__(options, reduction=reduction, name=name, **kwargs)
+        self.symmetric = both_ways
 
     def make_weights(self, dim):
         self.prototypes = self.add_weight(
@@ -111,21 +142,66 @@ class SwAVLoss(LossLayer):
             shape=(self.num_prototypes, dim),
             initializer="random_normal",
         )
+        if self.freeze_steps or self.queue_size:
+            self.step = self._state("step", (), "int64")
+        if self.queue_size:
+            self.queue = self._state("queue", (self.queue_size, dim), "float32")
+            self.queued = self._state("queued", (), "int64")
+
+    def _state(self, name, shape, dtype):
+        return self.add_weight(
+            name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False
+        )
 
     def values_and_counts(self, first, second, *, temperature=None):
         """Loss of each row `(n,)`, and ones: every row counts."""
+        prototypes = tf.convert_to_tensor(self.prototypes)
+        if self.freeze_steps:
+            frozen = tf.convert_to_tensor(self.step) < self.freeze_steps
+            prototypes = tf.where(frozen, tf.stop_gradient(prototypes), prototypes)
         values = _swav(
             first,
             second,
-            prototypes=tf.convert_to_tensor(self.prototypes),
+            prototypes=prototypes,
             temperature=self.temperature if temperature is None else temperature,
             epsilon=self.epsilon,
             iterations=self.iterations,
+            both_ways=self.both_ways,
+            queue=tf.convert_to_tensor(self.queue) if self.queue_size else None,
+            queue_is_on=self._queue_is_on() if self.queue_size else None,
         )
         return values, tf.ones_like(values)
 
+    def _queue_is_on(self) -> tf.Tensor:
+        full = tf.convert_to_tensor(self.queued) >= self.queue_size
+        return full & (tf.convert_to_tensor(self.step) >= self.queue_start)
 
-def _swav(first, second, *, prototypes, temperature, epsilon, iterations):
+    def update(self, targets) -> None:
+        """Count the training step, and put the rows of `targets`, float `(..., dim)`, in the places of the oldest."""
+        if self.freeze_steps or self.queue_size:
+            self.step.assign_add(1)
+        if not self.queue_size:
+            return
+        queued = tf.convert_to_tensor(self.queued)
+        rows = tf.reshape(targets, [-1, targets.shape[-1]])
+        self.queue.assign(
+            replace_oldest(tf.convert_to_tensor(self.queue), rows, queued)
+        )
+        self.queued.assign(queued + tf.shape(rows, out_type=tf.int64)[0])
+
+
+def _swav(
+    first,
+    second,
+    *,
+    prototypes,
+    temperature,
+    epsilon,
+    iterations,
+    both_ways,
+    queue,
+    queue_is_on=None,
+):
     check_positive(temperature=temperature, epsilon=epsilon)
     check_integer(1, iterations=iterations)
     sides = rows_of_pairs(first=first, second=second)
@@ -134,16 +210,39 @@ def _swav(first, second, *, prototypes, temperature, epsilon, iterations):
     sides = [normalize_rows(side) for side in sides]
     prototypes = tf.cast(normalize_rows(prototypes), sides[0].dtype)
     scores = [tf.matmul(side, prototypes, transpose_b=True) for side in sides]
-    codes = [_codes(tf.stop_gradient(own), epsilon, iterations) for own in scores]
+    past = None
+    if queue is not None:
+        queue = tf.cast(normalize_rows(tf.convert_to_tensor(queue)), prototypes.dtype)
+        past = tf.stop_gradient(tf.matmul(queue, prototypes, transpose_b=True))
     inverse = 1 / as_scalar(temperature, prototypes.dtype)
-    ways = [
-        tf.nn.softmax_cross_entropy_with_logits(code, own * inverse)
-        for code, own in zip(reversed(codes), scores)
-    ]
-    return (ways[0] + ways[1]) / 2
+
+    def told(code_of, by):
+        code = _codes(
+            tf.stop_gradient(scores[code_of]), past, queue_is_on, epsilon, iterations
+        )
+        return tf.nn.softmax_cross_entropy_with_logits(code, scores[by] * inverse)
+
+    if not both_ways:
+        return told(1, by=0)
+    return (told(1, by=0) + told(0, by=1)) / 2
 
 
-def _codes(scores, epsilon: float, iterations: int) -> tf.Tensor:
+def _codes(scores, past, past_is_on, epsilon: float, iterations: int) -> tf.Tensor:
+    """The codes of `scores` `[n, prototypes]`, scaled together with those of the queue where it is on."""
+    if past is None:
+        return _equal_shares(scores, epsilon, iterations)
+
+    def with_past():
+        together = _equal_shares(tf.concat([past, scores], 0), epsilon, iterations)
+        return together[tf.shape(past)[0] :]
+
+    if past_is_on is None:
+        return with_past()
+    alone = lambda: _equal_shares(scores, epsilon, iterations)  # noqa: E731
+    return tf.cond(past_is_on, with_past, alone)
+
+
+def _equal_shares(scores, epsilon: float, iterations: int) -> tf.Tensor:
     """exp(scores / epsilon) `[n, prototypes]`, columns scaled to equal sums, then rows to sums of 1, in turns."""
     if 2 / epsilon > FIXED_RANGE[scores.dtype]:
         logits = scores / epsilon
