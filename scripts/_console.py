@@ -135,6 +135,11 @@ def positive(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """A finite number >= 0, for `type=`."""
+    return 0.0 if text.strip() in ("0", "0.0") else positive(text)
+
+
 def integer(minimum: int):
     """An integer >= `minimum`, for `type=`."""
 

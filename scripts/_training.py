@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 from _console import Failure, note, show_measures, write_lines
 from _progress import RunHistory, TrainingProgress
+from _run_folder import RunFolder
 
 import keras_contrastive as kc
 
@@ -22,23 +25,19 @@ PROBE_IMAGES = 1000  # how many training images the kNN during training looks at
 class Job:
     """One training: the model and its data, from the first step to the files of the run folder."""
 
-    def __init__(self, options):
+    def __init__(self, options: dict, asked: dict):
+        """`options` are those of all methods; of `asked` are some methods only, and only what was given is there."""
         self.method = kc.recipes.get(options["method"])
+        options, self.own = settled(options, asked, self.method)
         make_encoder = kc.encoders.get(options["encoder"])
         if options["augment"] != "auto":
             kc.augment.get(options["augment"])
-        if options["augment"] == "multi_crop":
-            raise Failure(
-                "--augment multi_crop makes views of two sizes, and the encoders of this script take one. "
-                "`ContrastiveModel` takes it with an encoder of any size."
-            )
         keras.mixed_precision.set_global_policy(options["precision"])
         self.source = source = load_as(options)
         self.train_images = images_of(source.train, options["data"])
         self.judged = judged_by(source, options["data"])
         self.options = options = {
             **options,
-            "epochs": options["epochs"] or self.method.epochs,
             "batch_size": options["batch_size"]
             or min(self.method.batch_size, len(source.train)),
             "augment": augment_name(options, source.train.image_shape[0]),
@@ -49,18 +48,27 @@ class Job:
                 f"--batch-size must be from 2 to the number of training images, {len(source.train)}. "
                 f"Received: {options['batch_size']}."
             )
+        self.train_part = known_labels(source.train, options)
         self.steps = int(self._batches(0, 0).cardinality())
         keras.utils.set_random_seed(options["seed"])
-        encoder = make_encoder(source.train.image_shape)
-        self.recipe = kc.augment.get(options["augment"])(source.train.image_shape[0])
+        size, _, channels = source.train.image_shape
+        self.recipe = make_recipe(options, size)
+        self.encoder = make_encoder(encoder_shape(options, size, channels))
+        if options["init"] is not None:
+            kc.encoders.load_weights(self.encoder, weights_file(options["init"]))
         self.model = self.method.make(
-            encoder,
-            learning_rate=options["learning_rate"],
+            self.encoder,
+            **{
+                name: options[name]
+                for name in OPTIMIZATION
+                if options[name] is not None
+            },
+            batch_size=options["batch_size"],
             augment=self.recipe,
             augment_on=options["augment_on"],
             steps=self.steps * options["epochs"],
             seed=options["seed"],
-            **{name: options[name] for name in self.method.options},
+            **self.own,
         )
         self.checkpoint = None
         self._listed = 0  # files in skipped.txt
@@ -74,7 +82,7 @@ class Job:
             "image_shape": list(train.image_shape),
             "images_crc32": train.fingerprint,
         }
-        return {"version": kc.__version__, **self.options, **facts}
+        return {"version": kc.__version__, **self.options, **self.own, **facts}
 
     def claim(self, folder):
         """Write the configuration of a new run; refuse to go on with one of another configuration."""
@@ -125,17 +133,26 @@ class Job:
             if all(labelled)
             else "not both labelled, so nothing to measure by"
         )
-        own = ", ".join(f"{name} {options[name]}" for name in self.method.options)
+        own = ", ".join(f"{name} {value}" for name, value in self.own.items())
+        optimizer = self.model.optimizer
+        optimizer = type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
+        start = "" if options["init"] is None else f", going on from {options['init']}"
         note(
             f"data      {options['data']}: {len(train)} images to train on, {len(self.source.test)} to "
             f"judge by, {size}, {labels}\n"
-            f"method    {options['method']} ({own}), views by {options['augment']}\n"
+            f"method    {options['method']} ({own or 'settings of the paper'}), views by {options['augment']}\n"
             f"encoder   {options['encoder']}: {encoder.count_params():,} weights, "
-            f"{encoder.output_shape[-1]} features, {options['precision']}\n"
+            f"{encoder.output_shape[-1]} features, {options['precision']}{start}\n"
             f"training  {options['epochs']} epochs of {self.steps} steps, batch size "
-            f"{options['batch_size']}, Adam at {options['learning_rate']}, seed {options['seed']}\n"
+            f"{options['batch_size']}, {optimizer} at {self._peak_rate():.4g}, seed {options['seed']}\n"
             f"folder    {folder}"
         )
+
+    def _peak_rate(self) -> float:
+        """The largest learning rate of the schedule."""
+        optimizer = self.model.optimizer
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        return inner.get_config()["learning_rate"]["config"]["learning_rate"]
 
     def _fit(self, folder) -> RunHistory:
         epochs = self.options["epochs"]
@@ -188,8 +205,10 @@ class Job:
         if self.source.pair_ids:  # what belongs together is given, if not by pairs
             make = kc.data.pairs if make is kc.data.batches else make
             options = {"by": "label"}
+        if self.options["labels_per_class"] is not None:
+            make = kc.data.partly_labelled
         return make(
-            self.source.train,
+            self.train_part,
             self.options["batch_size"],
             seed=self.options["seed"],
             epoch=epoch,
@@ -233,9 +252,14 @@ class Job:
     def _finish(self, folder, history, untrained):
         trained = self._features()
         self.model.save(folder / "model.keras")
-        kc.export.save(self.model, folder / "saved_model" / "1")
-        self._draw(folder, untrained[1], trained[1])
-        measures = _measure(self.judged, untrained, trained)
+        kc.export.save(
+            self.model,
+            folder / "saved_model" / "1",
+            image_size=self.source.train.image_shape[0],
+        )
+        before = "untrained" if self.options["init"] is None else "before"
+        self._draw(folder, {before: untrained[1], "trained": trained[1]})
+        measures = _measure(self.judged, {before: untrained, "trained": trained})
         images = sum(row["steps"] for row in history.rows) * self.options["batch_size"]
         seconds = sum(row["seconds"] for row in history.rows)
         speed = {"seconds": seconds, "images_per_second": images / seconds}
@@ -248,19 +272,97 @@ class Job:
         )
         _show_next(folder)
 
-    def _draw(self, folder, untrained, trained):
+    def _draw(self, folder, maps):
         pictures, test = kc.pictures, self.judged.test
         known = {"labels": test.labels, "class_names": test.class_names}
-        maps = {"untrained": untrained, "trained": trained}
         pictures.save(pictures.embedding_map(maps, **known), folder / "embeddings.png")
         pictures.save(
-            pictures.neighbours(test.images, trained, **known),
+            pictures.neighbours(test.images, maps["trained"], **known),
             folder / "neighbours.png",
         )
         images = self.judged.train.images
         images = images[:: max(1, len(images) // 6)][:6]
-        views = kc.augment.views(images, 6, self.recipe, self.options["seed"], 0)
-        pictures.save(pictures.views(images, views.numpy()), folder / "views.png")
+        number = max(6, self.recipe.num_views)
+        views = kc.augment.views(images, number, self.recipe, self.options["seed"], 0)
+        pictures.save(pictures.views(images, views), folder / "views.png")
+
+
+# Arguments of every recipe that the script has too, where they are not the recipe's own.
+OPTIMIZATION = ("optimizer", "learning_rate", "weight_decay")
+# Where a set is best served by others: chosen on a part of the training images.
+DEFAULTS_OF = {
+    ("digits", "simclr"): {"temperature": 1.0, "projection_layers": 1},
+}
+
+
+def settled(options: dict, asked: dict, method) -> tuple[dict, dict]:
+    """All options with their values, and the method's own: what was asked for, else as --settings has it."""
+    name, settings, data = (options[key] for key in ("method", "settings", "data"))
+    if settings == "cifar10" and method.cifar10 is None:
+        having = [name for name, entry in kc.recipes.RECIPES.items() if entry.cifar10]
+        raise Failure(
+            f"There are no published settings of {name} for CIFAR-10. Choose --settings small or paper, or one of the "
+            f"methods that have some: {', '.join(having)}."
+        )
+    known = inspect.signature(method.make).parameters
+    for option in asked:
+        if option not in known:
+            flag = option.replace("_", "-")
+            raise Failure(f"--{flag} is not an option of {name}.")
+    own, usual = {}, {"epochs": method.epochs, "encoder": "small_resnet"}
+    if settings == "small":
+        own = {**method.options, **DEFAULTS_OF.get((data, name), {})}
+        if data == "digits":
+            usual["encoder"] = "small_conv_net"
+        if options["optimizer"] in (None, "adam"):
+            usual |= {"optimizer": "adam", "learning_rate": 1e-3}
+        usual["weight_decay"] = 0.0
+    elif settings == "cifar10":
+        own = dict(method.cifar10)
+        usual |= {"encoder": "resnet18", "epochs": 1000, "batch_size": 256}
+        usual |= {name: own.pop(name) for name in (*OPTIMIZATION, "augment")}
+    chosen = {
+        option: usual.get(option) if value is None else value
+        for option, value in options.items()
+    }
+    chosen["augment"] = chosen["augment"] or "auto"
+    return chosen, {**own, **asked}
+
+
+def known_labels(part, options):
+    """The training part with so many labels as the run may know."""
+    if options["labels_per_class"] is None:
+        return part
+    if options["method"] != "supcon":
+        raise Failure(
+            f"--labels-per-class is for a method that uses labels: supcon. Received: --method {options['method']}."
+        )
+    return kc.data.keep_labels(part, options["labels_per_class"], seed=options["seed"])
+
+
+def make_recipe(options, image_size: int):
+    """The recipe of the views; DINO's crops are not SwAV's."""
+    style = {}
+    if options["augment"] == "multi_crop" and options["method"] == "dino":
+        style = {"style": "dino"}
+    return kc.augment.get(options["augment"])(image_size, **style)
+
+
+def encoder_shape(options, image_size: int, channels: int) -> tuple:
+    """Images of one size; of any, where the views have several."""
+    if options["augment"] == "multi_crop":
+        return (None, None, channels)
+    return (image_size, image_size, channels)
+
+
+def weights_file(init: str):
+    """The file that --init names: a run's model, or itself."""
+    path = Path(init)
+    if path.is_dir():
+        return RunFolder(path).model_file()
+    if not path.is_file():
+        raise Failure(f"--init: there is no run folder or file '{init}'.")
+    return path
 
 
 def load_as(options) -> kc.data.Source:
@@ -303,20 +405,24 @@ def measure_run(folder, data: str | None) -> dict:
     """The measures of a finished run's saved model, on its own data or on others."""
     config = folder.read("config.json")
     model = keras.models.load_model(folder.model_file())
-    shape = model.encoder.input_shape[1:]
+    shape = tuple(config["image_shape"])
     size = config["image_size"] if data is None else shape[0]
     options = {**config, "data": data or config["data"], "image_size": size}
     source = judged_by(load_as(options), options["data"])
-    if source.train.image_shape != tuple(shape):
+    if source.train.image_shape != shape:
         raise Failure(
-            f"The encoder takes images of shape {tuple(shape)}. "
+            f"The encoder takes images of shape {shape}. "
             f"Received: {source.train.image_shape} from {data}."
         )
     keras.mixed_precision.set_global_policy(config["precision"])
     keras.utils.set_random_seed(config["seed"])
-    encoder = kc.encoders.get(config["encoder"])(tuple(shape))
+    encoder = kc.encoders.get(config["encoder"])(shape)
     untrained = kc.ContrastiveModel(encoder, kc.losses.NTXentLoss())
-    return _measure(source, _features(untrained, source), _features(model, source))
+    features = {
+        "untrained": _features(untrained, source),
+        "trained": _features(model, source),
+    }
+    return _measure(source, features)
 
 
 def _features(model, source) -> tuple:
@@ -325,10 +431,9 @@ def _features(model, source) -> tuple:
     return tuple(model.predict(images, batch_size=256, verbose=0) for images in parts)
 
 
-def _measure(source, untrained, trained) -> dict:
+def _measure(source, representations: dict) -> dict:
     pixels = (source.train.images, source.test.images)
-    representations = {"pixels": pixels, "untrained": untrained, "trained": trained}
-    return kc.report.measure(source, representations)
+    return kc.report.measure(source, {"pixels": pixels, **representations})
 
 
 def _check_images(source) -> None:

@@ -3,7 +3,7 @@
 Examples:
   python scripts/train.py                                        scikit-learn's digits, a few minutes
   python scripts/train.py --data folder:photos --image-size 96   your own photographs
-  python scripts/train.py --data npz:images.npz --epochs 20 --out runs/mine
+  python scripts/train.py --data npz:images.npz --method byol --epochs 20 --out runs/mine
   python scripts/train.py --out runs/mine --resume               go on with a run that was stopped
 
 The run folder then holds model.keras, saved_model/1 (for TensorFlow alone), metrics.json, config.json,
@@ -22,6 +22,7 @@ from _console import (
     OneLineParser,
     import_quietly,
     integer,
+    not_negative,
     note,
     positive,
     reason,
@@ -32,15 +33,17 @@ from _run_folder import RunFolder
 DEFAULTS = {
     "data": "digits",
     "method": "simclr",
-    "encoder": "small_resnet",
-    "augment": "auto",
+    "settings": "small",
+    "encoder": None,
+    "init": None,
+    "augment": None,
     "epochs": None,
     "batch_size": None,
     "image_size": None,
-    "learning_rate": 1e-3,
-    "temperature": 0.2,
-    "projection_layers": 2,
-    "margin": 1.0,
+    "labels_per_class": None,
+    "optimizer": None,
+    "learning_rate": None,
+    "weight_decay": None,
     "seed": 0,
     "augment_on": "auto",
     "precision": "float32",
@@ -49,9 +52,46 @@ DEFAULTS = {
     "max_pixels": None,
 }
 
-# Where a set is best served by others: chosen on a part of the training images.
-DEFAULTS_OF = {
-    "digits": {"encoder": "small_conv_net", "temperature": 1.0, "projection_layers": 1},
+# Options that some methods have: type, what it is, which methods.
+METHOD_OPTIONS = {
+    "temperature": (
+        positive,
+        "softmax temperature, > 0; smaller weighs similar negatives more",
+        "simclr, supcon, dcl, moco, moco_v3, nnclr, swav",
+    ),
+    "margin": (positive, "how far negatives are pushed, > 0", "siamese, triplet"),
+    "momentum": (
+        positive,
+        "of the moving copy of the encoder, < 1; nearer to 1 moves slower",
+        "moco, moco_v3, byol, dino",
+    ),
+    "queue_size": (
+        integer(0),
+        "past embeddings that are remembered",
+        "moco, nnclr, swav",
+    ),
+    "projection_dim": (
+        integer(1),
+        "width of the projections",
+        "all but dino and siamese",
+    ),
+    "projection_layers": (
+        integer(1),
+        "dense layers of the projection head; simclr: 2, in its version 2 3",
+        "simclr, simsiam",
+    ),
+    "hidden_dim": (
+        integer(1),
+        "width of hidden layers of the heads",
+        "all but simsiam, siamese and triplet",
+    ),
+    "predictor_dim": (
+        integer(1),
+        "width of the predictor's hidden layer",
+        "nnclr, simsiam",
+    ),
+    "num_prototypes": (integer(1), "clusters", "swav"),
+    "output_dim": (integer(1), "prototypes", "dino"),
 }
 
 
@@ -71,22 +111,43 @@ def parse_args(argv=None):
     what.add_argument(
         "--method",
         metavar="NAME",
-        help="simclr (two views of an image against all others) or siamese (margin loss on triplets) "
-        "(default: simclr)",
+        help="with negatives: simclr, supcon (by labels), dcl, siglip_views, moco, moco_v3, nnclr, siamese (margin loss "
+        "on triplets), triplet; without: byol, simsiam, barlow_twins, vicreg, swav, dino (default: simclr)",
+    )
+    what.add_argument(
+        "--settings",
+        choices=["small", "paper", "cifar10"],
+        help="where what follows comes from if it is not given. small: Adam at 0.001 and narrow heads, for minutes on a "
+        "small machine. paper: the optimizer and widths of the method's paper. cifar10: published settings for CIFAR-10, "
+        "ResNet-18, 1,000 epochs, on a GPU (default: small)",
     )
     what.add_argument(
         "--encoder",
         metavar="NAME",
-        help="conv_net, small_conv_net, small_resnet (for a CPU) or resnet18 (for a GPU) "
-        "(default: small_resnet; digits: small_conv_net)",
+        help="conv_net, small_conv_net, small_resnet (for a CPU), small_vit, resnet18, resnet50 (for a GPU), or a model "
+        "of keras.applications: MobileNetV3Small, ... (default: small_resnet; digits: small_conv_net; --settings "
+        "cifar10: resnet18)",
+    )
+    what.add_argument(
+        "--init",
+        metavar="RUN",
+        help="go on from the encoder of an earlier run (its folder), or from a file of weights: model.keras, "
+        "encoder.weights.h5, or one that keras.applications publishes (*_notop.h5) (default: random weights)",
     )
     what.add_argument(
         "--augment",
         metavar="NAME",
         help="how views are made: simclr (crop, flip, colour), simclr_small (the same, weaker), moco_v2 (between "
-        "the two), byol (the two views differ), weak (crop, flip), digits (rotation, scale, shear, shift), or auto: "
-        "digits for handwritten digits, simclr_small up to 32 pixels, else simclr; show_views.py draws them. Not "
-        "multi_crop, whose views have two sizes (default: auto)",
+        "the two), byol (the two views differ), multi_crop (two large, six small; encoders that take any size), weak "
+        "(crop, flip), digits (rotation, scale, shear, shift), or auto: digits for handwritten digits, simclr_small up "
+        "to 32 pixels, else simclr; show_views.py draws them (default: auto)",
+    )
+    what.add_argument(
+        "--labels-per-class",
+        metavar="N",
+        type=integer(1),
+        help="of supcon: know so many labels of each class and no more; a quarter of each batch is labelled "
+        "(default: all)",
     )
     what.add_argument(
         "--image-size",
@@ -126,28 +187,22 @@ def parse_args(argv=None):
         help="images in a step, >= 2; more give harder negatives (default: 128, or the set if smaller)",
     )
     how.add_argument(
+        "--optimizer",
+        metavar="NAME",
+        help="adam, adamw, sgd (with momentum), lars, or larc (LARS that never exceeds the rate) (default: adam)",
+    )
+    how.add_argument(
         "--learning-rate",
         metavar="X",
         type=positive,
-        help="of Adam, > 0; warmed up, then falling along a cosine (default: 0.001)",
+        help="> 0; warmed up, then falling along a cosine (default: 0.001; of another optimizer than adam: the paper's, "
+        "or a usual one, for the batch size)",
     )
     how.add_argument(
-        "--temperature",
-        metavar="T",
-        type=positive,
-        help="of simclr, > 0; smaller weighs similar negatives more (default: 0.2; digits: 1.0)",
-    )
-    how.add_argument(
-        "--projection-layers",
-        metavar="L",
-        type=integer(1),
-        help="dense layers of simclr's projection head (default: 2; digits: 1)",
-    )
-    how.add_argument(
-        "--margin",
-        metavar="M",
-        type=positive,
-        help="of siamese, > 0; how far negatives are pushed (default: 1.0)",
+        "--weight-decay",
+        metavar="X",
+        type=not_negative,
+        help=">= 0 (default: 0; --settings paper: the paper's)",
     )
     how.add_argument(
         "--seed",
@@ -165,6 +220,16 @@ def parse_args(argv=None):
         choices=["float32", "mixed_bfloat16", "mixed_float16"],
         help="what layers compute in; the mixed ones are for GPUs (default: float32)",
     )
+    own = parser.add_argument_group(
+        "options of some methods", "Defaults depend on the method and on --settings."
+    )
+    for name, (kind, what_it_is, methods) in METHOD_OPTIONS.items():
+        own.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar="X",
+            type=kind,
+            help=f"{what_it_is} ({methods})",
+        )
     where = parser.add_argument_group("where to")
     where.add_argument(
         "--out", metavar="DIR", help="the run folder (default: runs/DATA-METHOD)"
@@ -194,7 +259,7 @@ def main(argv=None):
     import_quietly()
     from _training import Job
 
-    job = Job(_options(args, folder))
+    job = Job(*_options(args, folder))
     if args.resume and not folder.started:
         note(f"Nothing to resume in '{folder}': starting.")
     folder.open(overwrite=args.overwrite)
@@ -217,17 +282,16 @@ def main(argv=None):
     return 0
 
 
-def _options(args, folder) -> dict:
-    """What was asked for; with --resume, what was not is the run's own; the rest are defaults."""
-    given = {
-        name: getattr(args, name)
-        for name in DEFAULTS
-        if getattr(args, name) is not None
-    }
+def _options(args, folder) -> tuple[dict, dict]:
+    """What was asked for, with --resume the run's own where it was not, and defaults; and options of the method alone."""
     made = folder.read("config.json") if args.resume and folder.started else {}
-    own = {name: made[name] for name in DEFAULTS if name in made}
-    data = {**DEFAULTS, **own, **given}["data"]
-    return {**DEFAULTS, **DEFAULTS_OF.get(data, {}), **own, **given}
+
+    def asked(names):
+        given = {name: getattr(args, name) for name in names}
+        given = {name: value for name, value in given.items() if value is not None}
+        return {**{name: made[name] for name in names if name in made}, **given}
+
+    return {**DEFAULTS, **asked(DEFAULTS)}, asked(METHOD_OPTIONS)
 
 
 def _data_name(spec: str) -> str:

@@ -74,9 +74,12 @@ def spawn(name, *arguments):
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
+    return write_quarters(tmp_path_factory.mktemp("data") / "quarters.npz")
+
+
+def write_quarters(path):
     """Images of four classes, each a bright quarter on noise."""
     rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("data") / "quarters.npz"
 
     def part(count):
         labels = np.arange(count) % 4
@@ -363,7 +366,7 @@ def one_line(capsys) -> str:
         (["--batch-size", "5000"], "1297"),
         (["--temperature", "0"], "must be a finite number > 0"),
         (["--temperature", "nan"], "must be a finite number > 0"),
-        (["--margin", "-1"], "must be a finite number > 0"),
+        (["--method", "siamese", "--margin", "-1"], "must be a finite number > 0"),
         (["--learning-rate", "inf"], "must be a finite number > 0"),
         (["--epochs", "0"], "must be an integer >= 1"),
         (["--image-size", "4"], "at least 8 x 8"),

@@ -247,7 +247,98 @@ def one_loss() -> str:
     )
 
 
+METHOD_SETS = {
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10_jpeg": "CIFAR-10, JPEG re-encoded",
+}
+
+
+def _method_results(stem: str, method: str, known: str = "") -> list[dict]:
+    """The results of a method, one for each seed."""
+    paths = (_results.RESULTS / "methods").glob(f"{stem}-{method}{known}-seed*.json")
+    return [_results.read(f"methods/{path.stem}") for path in sorted(paths)]
+
+
+def _mean(values: list[float]) -> str:
+    """In percent, with half the range where there are several."""
+    text = f"{100 * statistics.mean(values):.1f}"
+    if len(values) > 1:
+        text += f" ± {50 * (max(values) - min(values)):.1f}"
+    return text
+
+
+def methods() -> str:
+    """kNN accuracy of short runs, one row a method."""
+    names = {
+        path.stem.partition("-")[2].rpartition("-seed")[0]
+        for path in (_results.RESULTS / "methods").glob("*.json")
+    }
+    names = {name for name in names if "-" not in name and name != "supervised"}
+    rows = [
+        f"| method | {' | '.join(f'{title}: kNN | 10 labels per class | CPU s' for title in METHOD_SETS.values())} |",
+        "|---|" + "---|" * 3 * len(METHOD_SETS),
+    ]
+    found = {
+        name: {stem: _method_results(stem, name) for stem in METHOD_SETS}
+        for name in names
+    }
+
+    def order(name):
+        last = found[name]["cifar10_jpeg"] or found[name]["fashion_mnist"]
+        return name != "untrained", -statistics.mean(r["knn_20"] for r in last)
+
+    for name in sorted(names, key=order):
+        cells = []
+        for stem in METHOD_SETS:
+            results = found[name][stem]
+            if not results:
+                cells += ["", "", ""]
+                continue
+            cells += [
+                _mean([r["knn_20"] for r in results]),
+                _mean([r["few_label"]["10"] for r in results]),
+                f"{statistics.mean(r['cpu_seconds'] for r in results):.0f}",
+            ]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    some = found["simclr"]["cifar10_jpeg"][0]
+    how = (
+        "Accuracy on the test part, in percent; kNN: k = 20; 10 labels per class: logistic regression on the features of so "
+        "many images; ±: half the range over seeds, one seed elsewhere; CPU s: seconds of processor time in training, of both cores together. `python scripts/benchmarks/methods.py --data "
+        f"npz:FILE --method NAME`: {some['encoder']}, batches of {some['batch_size']}, the views and settings of "
+        f"`train.py --settings small`, the last epoch. {_machine(some)}"
+    )
+    return "\n".join([*rows, "", how])
+
+
+def semi_labelled() -> str:
+    """Accuracy by few labels: used in training, not used, and trained on alone."""
+    rows = [
+        "| labels per class | images | trained without labels (`simclr`) | on both (`supcon`, partly labelled) | on the "
+        "labelled alone, supervised |",
+        "|---|---|---|---|---|",
+    ]
+    for count in ("1", "5", "10"):
+        for stem, title in METHOD_SETS.items():
+            ways = [
+                _method_results(stem, "simclr"),
+                _method_results(stem, "supcon", f"-{count}"),
+                _method_results(stem, "supervised", f"-{count}"),
+            ]
+            if not all(ways):
+                continue
+            cells = [_mean([r["few_label"][count] for r in way]) for way in ways]
+            rows.append(f"| {count} | {title} | {' | '.join(cells)} |")
+    how = (
+        "Test accuracy of logistic regression on the features of the labelled images, the same ones in a row, in percent; ±: "
+        "half the range over seeds, which also draw the labels. `python scripts/benchmarks/methods.py --data npz:FILE "
+        "--method supcon --labels-per-class N`."
+    )
+    return "\n".join([*rows, "", how])
+
+
 TABLES = {
+    "methods": methods,
+    "semi_labelled": semi_labelled,
     "one_loss": one_loss,
     "digits": digits,
     "real_images": real_images,
