@@ -40,7 +40,8 @@ class ContrastiveLossLayer(keras.layers.Layer):
     Metrics, averaged over the epoch, by cosine: `positive_similarity` and `negative_similarity`; `accuracy`:
     how often an anchor's most similar candidate is a positive (a tie with a negative is a miss);
     `embedding_std`: standard deviation of the normalised embeddings, averaged over dimensions, times
-    sqrt(dim): about 1 when they spread over the sphere, 0 when they have collapsed.
+    sqrt(dim): about 1 when they spread over the sphere, 0 when they have collapsed. Behind a head that ends in batch
+    normalisation, which scales up whatever is left, it stays high while all rows fall on a few directions.
 
     Args:
         loss: A loss of `keras_contrastive.losses`, or any callable `loss(ids, embeddings, sample_weight=None)`.
