@@ -290,19 +290,13 @@ class ContrastiveLossLayer(keras.layers.Layer):
             )
         losses = []
         for i, j in _ordered_pairs(embeddings, targets):
-            anchors, of_anchors = embeddings[:, i], ids.by_view[:, i]
-            others, of_others = targets[:, j], ids.by_view[:, j]
+            anchors = embeddings[:, i], ids.by_view[:, i]
+            others = targets[:, j], ids.by_view[:, j]
             if self.anchor == "targets":
-                anchors, of_anchors, others, of_others = (
-                    others,
-                    of_others,
-                    anchors,
-                    of_anchors,
-                )
-            sets = self._candidates(others, of_others, anchors, of_anchors)
-            losses.append(
-                self._set_loss(of_anchors, anchors, sample_weight, keywords, sets)
-            )
+                anchors, others = others, anchors
+            rows, of_rows = anchors
+            sets = self._candidates(*others, rows, of_rows)
+            losses.append(self._set_loss(of_rows, rows, sample_weight, keywords, sets))
         return tf.add_n(losses) / len(losses)
 
     def _candidates(self, rows, ids, anchors, of_anchors) -> dict:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 
 import keras
 import numpy as np
@@ -138,6 +140,19 @@ def test_every_published_setting_makes_its_recipe():
         model = entry.make(kc.encoders.conv_net((8, 8, 3)), steps=1000, **small)
         assert model.optimizer is not None, name
         kc.augment.get(entry.cifar10["augment"])
+
+
+def test_help_says_which_methods_have_an_option():
+    for option, (_, _, text) in script("train").METHOD_OPTIONS.items():
+        named = set(re.findall(r"\w+", text)) & set(kc.recipes.RECIPES)
+        if text.startswith("all but"):
+            named = set(kc.recipes.RECIPES) - named
+        having = {
+            name
+            for name, entry in kc.recipes.RECIPES.items()
+            if option in inspect.signature(entry.make).parameters
+        }
+        assert named == having - ({"moco_v3"} if option == "queue_size" else set())
 
 
 def test_init_goes_on_from_the_encoder_of_an_earlier_run(quarters, tmp_path, capsys):
