@@ -223,6 +223,8 @@ def test_multi_crop_trains_an_encoder_of_any_size_and_exports_it(tmp_path, capsy
         (["--labels-per-class", "5"], "uses labels: supcon"),
         (["--augment", "multi_crop", "--image-size", "16"], "small_conv_net"),
         (["--settings", "tiny"], "invalid choice"),
+        (["--method", "moco", "--queue-size", "0"], "`queue_size` must be an integer"),
+        (["--method", "nnclr", "--queue-size", "0"], "`queue_size` must be an integer"),
         (["--method", "moco", "--momentum", "1.5"], "`momentum` must be at most 1"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",

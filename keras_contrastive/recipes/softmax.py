@@ -6,7 +6,7 @@ import keras
 
 from keras_contrastive import augment as augmentation
 from keras_contrastive import heads, losses, negatives, targets
-from keras_contrastive._checks import check_choice
+from keras_contrastive._checks import check_choice, check_integer
 from keras_contrastive.layers import ContrastiveLossLayer
 from keras_contrastive.model import ContrastiveModel
 from keras_contrastive.recipes._assemble import compiled, recipe_in_step
@@ -344,6 +344,7 @@ def moco(
         the defaults are its ResNet-50's.
     """
     check_choice("version", version, (2, 3))
+    check_integer(1, queue_size=queue_size)
     parts = _moco_v2 if version == 2 else _moco_v3
     loss, options, paper = parts(
         encoder, temperature, queue_size, projection_dim, hidden_dim
@@ -449,6 +450,7 @@ def nnclr(
         Dwibedi et al., 2021, With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual
         Representations, Eq. 2 and 3, symmetrised.
     """
+    check_integer(1, queue_size=queue_size)
     model = ContrastiveModel(
         encoder,
         ContrastiveLossLayer(losses.InfoNCELoss(temperature), anchor="targets"),
