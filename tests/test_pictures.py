@@ -90,7 +90,7 @@ def test_embedding_map_without_labels_is_of_one_colour(rng):
 def test_embedding_map_of_many_points_shows_the_same_sample_in_every_panel(
     rng, monkeypatch
 ):
-    monkeypatch.setattr(pictures, "_MAX_POINTS", 30)
+    monkeypatch.setattr(pictures.maps, "_MAX_POINTS", 30)
     embeddings = rng.normal(size=(100, 3))
     labels = np.arange(
         100
@@ -271,3 +271,34 @@ def test_pictures_leave_pyplot_alone(rng):
 def test_pictures_of_what_does_not_fit_are_refused(rng, draw, message):
     with pytest.raises(ValueError, match=message):
         draw(rng.normal(size=(9, 4)))
+
+
+def test_curves_draw_the_epochs_that_have_a_value():
+    figure = pictures.curves(
+        {"Loss": {"a": [3.0, 2.0, 1.0], "b": [4.0, None, 2.0]}, "Rate": {"": [0.1]}}
+    )
+    loss, rate, *spare = figure.axes
+    a, b = loss.lines
+    np.testing.assert_array_equal(a.get_xydata(), [[1, 3], [2, 2], [3, 1]])
+    np.testing.assert_array_equal(b.get_xydata(), [[1, 4], [3, 2]])
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["a", "b"]
+    assert rate.get_legend() is None and not spare
+    assert a.get_color() != b.get_color()
+
+
+def test_curves_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="`panels` must hold at least one title"):
+        pictures.curves({})
+
+
+def test_project_is_what_the_map_draws(rng):
+    rows = rng.normal(size=(30, 5))
+    (axes,) = pictures.embedding_map({"map": rows}, seed=3).axes
+    np.testing.assert_allclose(
+        pictures.project(rows, seed=3), axes.collections[0].get_offsets()
+    )
+
+
+def test_project_of_one_row_is_refused():
+    with pytest.raises(ValueError, match="`rows` must have one entry .* at least 2"):
+        pictures.project(np.ones((1, 3)))
