@@ -16,6 +16,8 @@ What `data.load` takes:
 | `tfrecords:DIR` | shards of `write_records` or others | if they have them | `test*` beside `train*`, else a fifth | as they are; 96 where sizes differ |
 | `tfds:NAME` | through tensorflow-datasets (an extra) | if it has them | its own, else a fifth | as they are; 96 where sizes differ |
 
+With `split="classes"` train and test share no class, for any of them that has classes and is no stream.
+
 Everything that `batches`, `pairs`, `triplets`, `class_balanced` and `partly_labelled` draw from is a set of `Examples` with random access
 (`Part`: arrays; `FilePart`, `RecordPart`: decoded when asked for; `Given`: pairs and triplets) or a `Stream`: any
 `tf.data.Dataset`. A new kind of source is one function in `source.py` and one line in `source.SOURCES`.

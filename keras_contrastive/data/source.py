@@ -20,6 +20,7 @@ from keras_contrastive.data.given import Given
 from keras_contrastive.data.images import resize, resize_array
 from keras_contrastive.data.part import Examples, Part, hold_out
 from keras_contrastive.data.records import RecordPart, shards_of
+from keras_contrastive.data.split import split_by_class
 from keras_contrastive.data.stream import Stream
 from keras_contrastive.data.table import read_table
 
@@ -49,6 +50,7 @@ class Source:
 class Options:
     """The arguments of `load` but for the spec."""
 
+    split: str
     image_size: int | None
     seed: int
     cache: str
@@ -57,9 +59,22 @@ class Options:
     max_pixels: int | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a reader found, not decoded and not split yet: `parts` is `[whole]`, or `[train, test]` as the data have them."""
+
+    name: str
+    parts: list[Examples | Stream]
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    pair_ids: bool = False
+    test_size: int | None = None
+    """How many are held out of the whole. None: a fifth."""
+
+
 def load(
     spec: str,
     *,
+    split: str = "examples",
     image_size: int | None = None,
     seed: int = 0,
     cache: str = "auto",
@@ -69,20 +84,23 @@ def load(
 ) -> Source:
     """Load images by name.
 
-    Where the data bring no test part, a fifth is held out, stratified by label where there are labels. Examples of
-    one `pair_id` stay together.
-
     Args:
         spec: "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "npz:FILE", "folder:DIR", "csv:FILE",
             "tfrecords:DIR" or "tfds:NAME"; the table in `keras_contrastive.data` says what each is.
+        split: "examples": the data's own test part tests; where they bring none, a fifth is held out, stratified by
+            label where there are labels, and examples of one `pair_id` stay together. "classes": train and test share
+            no class, as in metric learning: the first half of the classes, rounded up, in the order of their labels,
+            trains, and the other half tests. Of data with a test part of their own, train keeps the train part's
+            images of its classes, and test the test part's images of the others. Images of unknown class (-1) are in
+            neither; labels keep their numbers, and `class_names` stay. The classes are the same with every `cache`.
         image_size: Integer > 0: images are made squares of this side by `resize`. None: the source's default.
-        seed: Integer >= 0 for the part held out.
+        seed: Integer >= 0 for the part held out. The split by classes draws nothing.
         cache: What happens to images that have to be decoded (of folders, CSV files and TFRecord shards): "memory":
             all are decoded now and held in memory; "disk": all are decoded now into a file, which later calls find
-            again; "none": each is decoded whenever it is asked for. "auto": "memory" up to 100,000 images and a
-            quarter of the machine's memory, beyond that "none". With "memory" and "disk" damaged images are known
-            before the split; with "none" they turn up later, and another takes their place. `tfds:` becomes a
-            `Stream` with "none".
+            again (one for each part of a split by classes); "none": each is decoded whenever it is asked for.
+            "auto": "memory" up to 100,000 images and a quarter of the machine's memory, beyond that "none". With
+            "memory" and "disk" damaged images are known before a part is held out; with "none" they turn up later,
+            and another takes their place. `tfds:` becomes a `Stream` with "none".
         cache_dir: Folder of the disk cache. None: `keras_contrastive` in `$XDG_CACHE_HOME` or `~/.cache`.
         on_damage: "skip": files and records that cannot be read are left out, counted and listed; "stop": the first
             one raises an error that names it.
@@ -93,13 +111,15 @@ def load(
         A `Source`. Files that could not be read are in its `skipped`, and a warning gives their number.
 
     Raises:
-        ValueError: the spec is unknown, or what it names is missing, damaged or not what it must be.
+        ValueError: the spec is unknown, or what it names is missing, damaged or not what it must be; or
+            `split="classes"` finds no classes to split (streams, pairs, triplets, no labels), or fewer than 2.
 
     Example:
         >>> source = load("digits")
         >>> len(source.train), len(source.test), source.train.image_shape
         (1297, 500, (16, 16, 1))
     """
+    check_choice("split", split, ["examples", "classes"])
     check_integer(0, seed=seed)
     for name, value in {"image_size": image_size, "max_pixels": max_pixels}.items():
         if value is not None:
@@ -117,8 +137,11 @@ def load(
     if cache_dir is None:
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         cache_dir = Path(home).expanduser() / "keras_contrastive"
-    options = Options(image_size, seed, cache, Path(cache_dir), on_damage, max_pixels)
-    source = read(argument or kind, options)
+    cache_dir = Path(cache_dir)
+    options = Options(split, image_size, seed, cache, cache_dir, on_damage, max_pixels)
+    found = read(argument or kind, options)
+    train, test = _split(found, options)
+    source = Source(found.name, train, test, found.skipped, found.pair_ids)
     if source.skipped:
         warnings.warn(
             f"{len(source.skipped)} files could not be read and are left out; the first: {source.skipped[0]}",
@@ -127,17 +150,17 @@ def load(
     return source
 
 
-def _digits(name, options) -> Source:
+def _digits(name, options) -> Found:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
     names = [str(name) for name in digits.target_names]
     part = _part(images, digits.target, names, options.image_size or DIGITS_SIZE)
-    return Source(name, *hold_out(part, options.seed, DIGITS_TEST))
+    return Found(name, [part], test_size=DIGITS_TEST)
 
 
-def _keras_dataset(name, options) -> Source:
+def _keras_dataset(name, options) -> Found:
     try:
         (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
     # Whatever a download can end in; Keras raises a bare `Exception`.
@@ -146,14 +169,14 @@ def _keras_dataset(name, options) -> Source:
             f"`keras.datasets.{name}` could not be loaded: {_line(error)}"
         ) from error
     names = _CLASS_NAMES.get(name)
-    return Source(
-        name,
-        _part(x_train, y_train, names, options.image_size),
-        _part(x_test, y_test, names, options.image_size),
-    )
+    parts = [
+        _part(images, labels, names, options.image_size)
+        for images, labels in ((x_train, y_train), (x_test, y_test))
+    ]
+    return Found(name, parts)
 
 
-def _npz(file, options) -> Source:
+def _npz(file, options) -> Found:
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'.")
@@ -176,14 +199,14 @@ def _npz(file, options) -> Source:
 
     train = part("train")
     if "x_test" not in arrays:
-        return Source(path.stem, *hold_out(train, options.seed))
+        return Found(path.stem, [train])
     test = part("test")
     if test.image_shape != train.image_shape:
         raise ValueError(
             f"`x_train` and `x_test` in '{path}' must have images of one shape. "
             f"Received: {train.image_shape} and {test.image_shape}. Give `image_size` to make them equal."
         )
-    return Source(path.stem, train, test)
+    return Found(path.stem, [train, test])
 
 
 def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -205,7 +228,7 @@ def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _folder(folder, options) -> Source:
+def _folder(folder, options) -> Found:
     _need_pillow("folder:DIR")
     path = Path(folder).expanduser()
     skipped: list[str] = []
@@ -214,10 +237,10 @@ def _folder(folder, options) -> Source:
         _files(paths, labels, class_names, options, skipped)
         for _, paths, labels in found
     ]
-    return _finished(path.resolve().name or "folder", parts, options, skipped)
+    return Found(path.resolve().name or "folder", parts, skipped)
 
 
-def _csv(file, options) -> Source:
+def _csv(file, options) -> Found:
     _need_pillow("csv:FILE")
     path = Path(file).expanduser()
     skipped: list[str] = []
@@ -228,7 +251,7 @@ def _csv(file, options) -> Source:
     parts = [part]
     if table.in_test is not None:
         parts = [part.take(np.flatnonzero(w)) for w in (~table.in_test, table.in_test)]
-    return _finished(path.stem, parts, options, skipped, grouped=table.grouped)
+    return Found(path.stem, parts, skipped, pair_ids=table.grouped)
 
 
 def _files(paths, labels, class_names, options, skipped) -> FilePart:
@@ -243,7 +266,7 @@ def _files(paths, labels, class_names, options, skipped) -> FilePart:
     )
 
 
-def _tfrecords(folder, options) -> Source:
+def _tfrecords(folder, options) -> Found:
     _need_pillow("tfrecords:DIR")
     path = Path(folder).expanduser()
     if not path.exists():
@@ -265,7 +288,7 @@ def _tfrecords(folder, options) -> Source:
     ]
     path = path.resolve()
     name = path.stem if path.is_file() else path.name
-    return _finished(name, parts, options, skipped)
+    return Found(name, parts, skipped)
 
 
 def _need_pillow(form: str) -> None:
@@ -275,25 +298,32 @@ def _need_pillow(form: str) -> None:
         raise ValueError(f"`{form}` needs Pillow: pip install pillow.") from error
 
 
-def _finished(name, parts, options, skipped, grouped=False) -> Source:
-    """The source of one or two parts, decoded as `cache` says; of one, a test part is held out."""
+def _split(found: Found, options: Options) -> tuple | list:
+    """The train and the test part, decoded as `cache` says: here alone it is decided what is in which."""
+    parts = found.parts
+    if options.split == "classes":  # refused, if it must be, before all is decoded
+        parts = split_by_class(parts, pair_ids=found.pair_ids)
     with warnings.catch_warnings():
         # About single files; here they count or they do not.
         warnings.filterwarnings("ignore", module="PIL")
         parts = [_cached(part, options) for part in parts]
     if len(parts) == 1:
-        parts = hold_out(parts[0], options.seed, groups=_groups(parts[0], grouped))
-    return Source(name, *parts, skipped, grouped)
+        (whole,) = parts
+        groups = _groups(whole, found.pair_ids)
+        parts = hold_out(whole, options.seed, found.test_size, groups=groups)
+    return parts
 
 
-def _groups(part, grouped: bool):
+def _groups(part, pair_ids: bool):
     """Which examples must not be parted by the split: those of a pair id, pairs that share an image."""
     if isinstance(part, Given):
         return part.groups if len(np.unique(part.groups)) > 1 else None
-    return part.labels if grouped else None
+    return part.labels if pair_ids else None
 
 
-def _cached(part: DecodedExamples, options: Options) -> Examples:
+def _cached(part: Examples | Stream, options: Options) -> Examples | Stream:
+    if not isinstance(part, DecodedExamples):  # in memory already, or a stream
+        return part
     mode = options.cache
     images = part.examples if isinstance(part, Given) else part
     size = len(images) * int(np.prod(images.image_shape))
@@ -315,7 +345,7 @@ def _cached(part: DecodedExamples, options: Options) -> Examples:
     return part.over(decoded, kept) if isinstance(part, Given) else decoded
 
 
-def _tfds(name, options) -> Source:
+def _tfds(name, options) -> Found:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -340,13 +370,11 @@ def _tfds(name, options) -> Source:
     size = options.image_size
     if options.cache == "none":
         return _tfds_streams(tfds, builder, short, options)
-    train = _tfds_part(tfds, builder, "train", size)
-    if "test" not in splits:
-        return Source(short, *hold_out(train, options.seed))
-    return Source(short, train, _tfds_part(tfds, builder, "test", size))
+    names = [name for name in ("train", "test") if name in splits]
+    return Found(short, [_tfds_part(tfds, builder, name, size) for name in names])
 
 
-def _tfds_streams(tfds, builder, name, options) -> Source:
+def _tfds_streams(tfds, builder, name, options) -> Found:
     """Streams of undecoded images; without a split `test`, the last fifth of `train` is held out."""
     image_key, label_key, _ = _tfds_keys(builder)
     features, splits = builder.info.features, builder.info.splits
@@ -377,7 +405,7 @@ def _tfds_streams(tfds, builder, name, options) -> Source:
             max_pixels=options.max_pixels,
         )
 
-    return Source(name, *(stream(split) for split in names))
+    return Found(name, [stream(split) for split in names])
 
 
 def _tfds_keys(builder) -> tuple:
@@ -454,7 +482,7 @@ _CLASS_NAMES = {
     ),
 }
 
-# How it is written, and the function `(what follows the colon, or the name; Options) -> Source`.
+# How it is written, and the function `(what follows the colon, or the name; Options) -> Found`.
 SOURCES = {
     "digits": ("digits", _digits),
     "mnist": ("mnist", _keras_dataset),
