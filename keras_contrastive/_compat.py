@@ -42,6 +42,20 @@ def optimizer_variables(optimizer) -> list:
     return list(variables() if callable(variables) else variables)
 
 
+def learning_rate_of(optimizer) -> float:
+    """The learning rate of the next step.
+
+    The attribute gives that on Keras 3. On Keras 2.15 it gives the rate of the last step where there is a schedule, and
+    the schedule itself in Keras' legacy optimizers.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = optimizer.learning_rate
+    if not KERAS_3:
+        rate = getattr(optimizer, "_learning_rate", rate)
+        rate = rate(optimizer.iterations) if callable(rate) else rate
+    return float(tf.convert_to_tensor(rate).numpy())
+
+
 def has_gpu() -> bool:
     """Whether TensorFlow may use a GPU here: one is present and not hidden."""
     return bool(tf.config.get_visible_devices("GPU"))
@@ -61,6 +75,11 @@ def hide_from_training(network) -> None:
     if KERAS_3:
         for variable in network.trainable_variables:
             variable.trainable = False
+
+
+def sublayers(network) -> list:
+    """The network and all layers within it, each before those that it holds. Neither Keras names them publicly."""
+    return list(network._flatten_layers())
 
 
 def count_updates(optimizer):

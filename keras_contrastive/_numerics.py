@@ -97,8 +97,17 @@ def inverse_lengths(rows, axis: int = -1, *, dtype=None) -> tf.Tensor:
     return tf.where(squared < least**2, tf.zeros_like(inverse), inverse)
 
 
+def unit_rows(rows: np.ndarray, *, block: int = 4096) -> np.ndarray:
+    """`normalize_rows` of an array `[n, dim]`, block by block: its steps on the way take little memory. float32."""
+    unit = np.empty(rows.shape, np.float32)
+    for start in range(0, len(rows), block):
+        part = np.asarray(rows[start : start + block], np.float32)
+        unit[start : start + block] = normalize_rows(part).numpy()
+    return unit
+
+
 def most_similar(
-    queries: np.ndarray, rows: np.ndarray, k: int, *, block: int = 1024
+    queries: np.ndarray, rows: np.ndarray, k: int, *, block: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k rows with the largest cosine similarity to each query: exact, block by block.
 
@@ -111,8 +120,8 @@ def most_similar(
     Returns:
         Similarities float32 `[n, k]`, largest first, and int64 `[n, k]`: the indices of those rows.
     """
-    rows = normalize_rows(np.asarray(rows, np.float32))
-    queries = normalize_rows(np.asarray(queries, np.float32))
+    rows = tf.constant(unit_rows(np.asarray(rows)))
+    queries = unit_rows(np.asarray(queries))
     found = [
         tf.math.top_k(
             tf.matmul(queries[start : start + block], rows, transpose_b=True), k

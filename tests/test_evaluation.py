@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_contrastive.evaluation import few_label_accuracy, knn_accuracy
+from keras_contrastive.evaluation import (
+    few_label_accuracy,
+    knn_accuracy,
+    knn_predictions,
+)
+from tests.oracles import evaluation
 from tests.oracles import neighbours as oracle
 
 
@@ -74,6 +79,67 @@ def test_knn_accuracy_of_a_class_that_train_lacks_is_wrong():
         )
         == 0.5
     )
+
+
+@pytest.mark.parametrize("k", [1, 7, 60])
+def test_knn_predictions_equal_votes_counted_in_loops(blobs, k):
+    train, train_labels, test, _ = blobs
+    expected = evaluation.knn_predictions(
+        train, train_labels, test, k=k, temperature=0.1
+    )
+    assert len(set(expected)) > 1
+    got = knn_predictions(train, train_labels, test, k=k)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"k": 5}, {"k": 3, "temperature": 0.5}])
+def test_knn_accuracy_is_the_share_of_right_predictions(blobs, options):
+    train, train_labels, test, test_labels = blobs
+    predictions = knn_predictions(train, train_labels, test, **options)
+    assert predictions.shape == (40,)
+    assert knn_accuracy(*blobs, **options) == np.mean(predictions == test_labels)
+
+
+def test_knn_predictions_are_of_the_names_of_train(blobs):
+    train, train_labels, test, _ = blobs
+    names = np.array([3, 40, 500])
+    got = knn_predictions(train, names[train_labels][:, None], test)
+    np.testing.assert_array_equal(
+        got, names[knn_predictions(train, train_labels, test)]
+    )
+
+
+@pytest.mark.parametrize(
+    "n,k", [(12, 12), (20, 20), (60, 20), (9999, 20), (10_000, 200), (10_500, 200)]
+)
+def test_knn_hears_20_neighbours_or_200_of_many_unless_told(n, k):
+    def prediction(labels):
+        rows = np.tile([1.0, 0.0], (n, 1))  # all alike: the first k vote
+        return knn_predictions(rows, labels[:n], [[1.0, 0.0]]).tolist()
+
+    tie = [1] * (k // 2) + [0] * n
+    assert prediction(tie) == [0]  # one neighbour fewer, and class 1 would win
+    if n > k:
+        assert prediction([2] + tie) == [1]  # one neighbour more, and it were a tie
+
+
+def test_knn_of_one_training_row_hears_that_one():
+    assert knn_predictions([[1.0, 2.0]], [7], [[-3.0, 1.0]]).tolist() == [7]
+
+
+def test_knn_predictions_of_labels_of_another_length_are_refused(blobs):
+    train, train_labels, test, _ = blobs
+    with pytest.raises(ValueError, match=r"`train_labels` must hold one label"):
+        knn_predictions(train, train_labels[1:], test)
+
+
+def test_knn_predictions_of_rows_that_are_no_numbers_are_refused(blobs):
+    train, train_labels, test, _ = blobs
+    test[3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"`test` must be finite. Received: 1 of 40"):
+        knn_predictions(train, train_labels, test)
+    with pytest.raises(ValueError, match=r"`test` must hold at least one row"):
+        knn_predictions(train, train_labels, test[:0])
 
 
 def test_few_label_accuracy_equals_loops_over_every_possible_draw():
