@@ -82,6 +82,13 @@ def sublayers(network) -> list:
     return list(network._flatten_layers())
 
 
+def draws_without_state(network) -> bool:
+    """Whether a layer draws, in training, numbers whose generator is no weight and cannot be put back (Keras 2.15)."""
+    return not KERAS_3 and any(
+        hasattr(layer, "_random_generator") for layer in sublayers(network)
+    )
+
+
 def count_updates(optimizer):
     """How often the optimizer has moved the weights: an integer tensor, or None where it moves them at every call.
 

@@ -300,5 +300,5 @@ def test_project_is_what_the_map_draws(rng):
 
 
 def test_project_of_one_row_is_refused():
-    with pytest.raises(ValueError, match="`rows` must have one entry .* at least 2"):
+    with pytest.raises(ValueError, match=r"`rows` must have one entry .* at least 2"):
         pictures.project(np.ones((1, 3)))

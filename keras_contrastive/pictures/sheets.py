@@ -61,8 +61,8 @@ def neighbours(
     rows = as_rows(embeddings, "embeddings")
     check_length("embeddings", rows, len(images), minimum=2)
     labels = as_labels(labels, len(images))
-    asked = _spread_queries(labels, len(images), min(queries, len(images)), seed)
-    found = _neighbours_of(asked, rows, min(k, len(images) - 1))
+    asked = spread_queries(labels, len(images), min(queries, len(images)), seed)
+    found = neighbours_of(asked, rows, min(k, len(images) - 1))
 
     names = (
         None
@@ -253,7 +253,7 @@ class _Sheet:
         )
 
 
-def _spread_queries(labels, count: int, queries: int, seed: int) -> np.ndarray:
+def spread_queries(labels, count: int, queries: int, seed: int) -> np.ndarray:
     """Which images are asked: random, and where there are labels one of each class before a second."""
     order = np.random.default_rng(seed).permutation(count)
     if labels is None:
@@ -266,7 +266,7 @@ def _spread_queries(labels, count: int, queries: int, seed: int) -> np.ndarray:
     return first[np.argsort(labels[first], kind="stable")]
 
 
-def _neighbours_of(asked: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+def neighbours_of(asked: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
     """The k rows most similar to each asked one, itself left out: int `(asked, k)`."""
     found = most_similar(rows[asked], rows, k + 1)[1]
     # A copy of the query may stand before it, or push it out: leave it out where it stands, else the last.
