@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import math
 import os
 import re
@@ -99,6 +100,12 @@ def import_quietly() -> None:
         # The first operation and the first compilation make remarks of their own.
         tf.function(tf.negative, jit_compile=True)(tf.zeros([])).numpy()
     warnings.showwarning = _one_line_warning
+    logging.getLogger("tensorflow").addFilter(_is_not_about_tracing)
+
+
+def _is_not_about_tracing(record: logging.LogRecord) -> bool:
+    """Each of several models is traced once, which TensorFlow takes for one model traced too often."""
+    return "tf.function retracing" not in record.getMessage()
 
 
 @contextlib.contextmanager

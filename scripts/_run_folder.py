@@ -17,10 +17,15 @@ CONTENTS = (
     "metrics.json",
     "model.keras",
     "skipped.txt",
+    "warnings.txt",
+    "evaluation.json",
+    "report.html",
     "embeddings.png",
     "neighbours.png",
     "views.png",
 )
+# How the line in warnings.txt begins that a collapse leaves.
+COLLAPSED = "The representation collapsed in"
 
 
 class RunFolder:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from _console import Failure, note, show_measures, write_lines
 from _progress import RunHistory, TrainingProgress
-from _run_folder import RunFolder
+from _run_folder import COLLAPSED, RunFolder
 
 import keras_contrastive as kc
 
@@ -20,6 +20,8 @@ import keras_contrastive as kc
 JUDGED_TRAIN, JUDGED_TEST = 20_000, 5_000
 SMALL_IMAGE = 32  # pixels: up to here, auto takes the weaker crops and colours
 PROBE_IMAGES = 1000  # how many training images the kNN during training looks at
+SHOWN_IMAGES = 500  # how many of them TensorBoard's pictures are made of
+WATCHED_IMAGES = 256  # how many a collapse is looked for in, after every epoch
 
 
 class Job:
@@ -70,7 +72,7 @@ class Job:
             seed=options["seed"],
             **self.own,
         )
-        self.checkpoint = None
+        self.checkpoint = self.watch = None
         self._listed = 0  # files in skipped.txt
 
     @property
@@ -163,9 +165,15 @@ class Job:
             note(f"resuming after step {done} of {self.steps * epochs}")
         history = RunHistory(folder, first_epoch=epoch)
         progress = TrainingProgress(self.steps, epochs, done)
-        watching = (
-            self._probes() + [history, self.checkpoint] + self._tensorboard(folder)
-        )
+        watching = [
+            *self._probes(),
+            *self._watches(),
+            kc.callbacks.Throughput(self.options["batch_size"]),
+            kc.callbacks.LearningRate(),
+            history,
+            self.checkpoint,
+            *self._tensorboard(folder),
+        ]
         options = {
             "callbacks": [kc.callbacks.StopOnNaN(), *watching, progress],
             "verbose": 0,
@@ -234,23 +242,54 @@ class Job:
         )
         return [probe]
 
+    def _watches(self) -> list:
+        """Geometry now and then, a collapse at once, on training images; both need some."""
+        images, _ = self._some_training_images(WATCHED_IMAGES)
+        if len(images) < WATCHED_IMAGES // 4:
+            return []
+        self.watch = kc.callbacks.CollapseWatch(images)
+        return [kc.callbacks.Geometry(images, every=self._now_and_then), self.watch]
+
     def _tensorboard(self, folder) -> list:
         directory = str(folder / "tensorboard")
-        images = next(iter(self._dataset(0, 0)))[0].numpy()
+        batch = next(iter(self._dataset(0, 0)))[0].numpy()
+        images, known = batch, {}
+        if batch.ndim == 4:  # else it has views already, which are shown as they are
+            images, known = self._some_training_images(SHOWN_IMAGES)
         pictures = kc.callbacks.TensorBoardPictures(
-            directory, images, every=self._now_and_then
+            directory, images, every=self._now_and_then, **known
         )
-        return [keras.callbacks.TensorBoard(directory, write_graph=False), pictures]
+        test = self.judged.test
+        projector = kc.callbacks.EmbeddingProjector(
+            directory,
+            test.images,
+            test.labels,
+            class_names=test.class_names,
+            every=max(10, self.options["epochs"] // 4),
+        )
+        board = keras.callbacks.TensorBoard(directory, write_graph=False)
+        return [board, pictures, projector]
+
+    def _some_training_images(self, most: int) -> tuple[np.ndarray, dict]:
+        """Images that are trained on, the same in every run, and what is known of their classes."""
+        train = self.judged.train
+        some = np.random.default_rng(1).permutation(len(train))[:most]
+        if train.labels is None:
+            return train.images[some], {}
+        known = {"labels": train.labels[some], "class_names": train.class_names}
+        return train.images[some], known
 
     @property
     def _now_and_then(self) -> int:
         return max(1, self.options["epochs"] // 10)
 
     def _features(self) -> tuple:
-        return _features(self.model, self.judged)
+        return features_of(self.model, self.judged)
 
     def _finish(self, folder, history, untrained):
         trained = self._features()
+        if self.watch is not None and self.watch.reason is not None:
+            write_lines(folder / "warnings.txt", [f"{COLLAPSED} {self.watch.reason}."])
         self.model.save(folder / "model.keras")
         kc.export.save(
             self.model,
@@ -371,7 +410,9 @@ def load_as(options) -> kc.data.Source:
         options["data"],
         image_size=options["image_size"],
         seed=options["seed"],
-        cache=options.get("cache", "auto"),  # runs of earlier versions had no choice
+        # Runs of earlier versions had no choice.
+        split=options.get("split", "examples"),
+        cache=options.get("cache", "auto"),
         on_damage=options.get("on_damage", "skip"),
         max_pixels=options.get("max_pixels"),
     )
@@ -401,31 +442,7 @@ def judged_by(source, spec: str) -> kc.data.Source:
     return kc.data.Source(source.name, *parts)
 
 
-def measure_run(folder, data: str | None) -> dict:
-    """The measures of a finished run's saved model, on its own data or on others."""
-    config = folder.read("config.json")
-    model = keras.models.load_model(folder.model_file())
-    shape = tuple(config["image_shape"])
-    size = config["image_size"] if data is None else shape[0]
-    options = {**config, "data": data or config["data"], "image_size": size}
-    source = judged_by(load_as(options), options["data"])
-    if source.train.image_shape != shape:
-        raise Failure(
-            f"The encoder takes images of shape {shape}. "
-            f"Received: {source.train.image_shape} from {data}."
-        )
-    keras.mixed_precision.set_global_policy(config["precision"])
-    keras.utils.set_random_seed(config["seed"])
-    encoder = kc.encoders.get(config["encoder"])(shape)
-    untrained = kc.ContrastiveModel(encoder, kc.losses.NTXentLoss())
-    features = {
-        "untrained": _features(untrained, source),
-        "trained": _features(model, source),
-    }
-    return _measure(source, features)
-
-
-def _features(model, source) -> tuple:
+def features_of(model, source) -> tuple:
     """The features of the train and the test images."""
     parts = (source.train.images, source.test.images)
     return tuple(model.predict(images, batch_size=256, verbose=0) for images in parts)

@@ -32,6 +32,7 @@ from _run_folder import RunFolder
 
 DEFAULTS = {
     "data": "digits",
+    "split": "examples",
     "method": "simclr",
     "settings": "small",
     "encoder": None,
@@ -107,6 +108,12 @@ def parse_args(argv=None):
         "y_test), folder:DIR (images; sub-folders are labels, used to judge alone), csv:FILE (paths, with labels or "
         "pair ids; or given pairs or triplets), tfrecords:DIR (shards, as make_tfrecords.py writes them), tfds:NAME "
         "(default: digits)",
+    )
+    what.add_argument(
+        "--split",
+        choices=["examples", "classes"],
+        help="examples: the data's own test part, or a fifth held out. classes: the first half of the classes trains and "
+        "the other half tests, as in metric learning (default: examples)",
     )
     what.add_argument(
         "--method",

@@ -154,7 +154,7 @@ def test_watch_logs_std_and_rank_of_a_plain_model(kind):
     [
         ("point", r"feature_std is 0.001, below min_std=0.03: all images are near"),
         ("same", r"feature_std is 0.000, below min_std=0.03"),
-        ("line", r"feature_rank is 1\.\d+, below min_rank=2.3: hardly any"),
+        ("line", r"feature_rank is 1\.\d+, below min_rank=2.5: hardly any"),
         ("nan", r"feature_std is nan, as the numbers are not finite"),
     ],
 )
@@ -164,6 +164,18 @@ def test_watch_of_collapsed_features_warns_once_and_trains_on(kind, message):
     assert len([each for each in caught if "collapsed" in str(each.message)]) == 1
     assert watch.reason.startswith("epoch 1: ")
     assert len(history["loss"]) == 3
+
+
+@pytest.mark.parametrize("similarity", [0.7, 0.9], ids=["differ", "agree"])
+def test_few_directions_are_a_collapse_where_the_views_of_an_image_agree(similarity):
+    model = keras.Sequential([keras.Input((1, 1, 1)), Rows(rows_of("line"))])
+    watch = CollapseWatch(IMAGES)
+    watch.set_model(model)
+    watch.on_train_begin()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        watch.on_epoch_end(0, {"positive_similarity": similarity})
+    assert bool(caught) == (watch.reason is not None) == (similarity > 0.75)
 
 
 def test_watch_asked_to_stop_ends_after_the_epoch_of_the_finding():
@@ -300,11 +312,12 @@ def test_watch_traces_the_model_once(images):
         ({"images": IMAGES[:31]}, r"`images` must hold at least 32 images"),
         ({"min_rank": -1}, r"`min_rank` must be a finite number >= 0"),
         ({"min_share": float("nan")}, r"`min_share` must be a finite number >= 0"),
+        ({"agreement": -2}, r"`agreement` must be a finite number >= -1"),
         ({"min_std": None}, r"`min_std` must be a finite number >= 0"),
         ({"every": 0}, r"`every` must be an integer >= 1"),
         ({"batch_size": 2.5}, r"`batch_size` must be an integer >= 1"),
     ],
-    ids=["few", "rank", "share", "std", "every", "batch_size"],
+    ids=["few", "rank", "share", "agreement", "std", "every", "batch_size"],
 )
 def test_watch_of_what_cannot_work_is_refused_before_training(change, message):
     with pytest.raises(ValueError, match=message):

@@ -36,15 +36,12 @@ class CollapseWatch(keras.callbacks.Callback):
       normalisation the std stays high in a collapse: this tells. (The other two are of the model as it predicts, by
       running averages, which in the first epochs of a short run are far behind.)
 
+    Few directions alone are no collapse: a method may begin with few. They are where the views of an image are much alike
+    already: where the epoch's `positive_similarity`, which a `ContrastiveModel` logs, is above `agreement`.
+
     The defaults lie between runs of the methods in `recipes.RECIPES` with their small settings and runs whose guard was
-    taken away, two epochs of 10 to 20 steps on digits, Fashion-MNIST and CIFAR-10. SimSiam without its stopped gradient
-    or without its predictor was found in all of them. On the latter two these fell to 2.2 directions in the batch at
-    most in the second epoch, as BYOL with both gradients or Barlow Twins without its redundancy term fell to 2.4 at most;
-    good runs kept 2.4 (BYOL on CIFAR-10, the next 3.2): for BYOL the margin is thin. On digits, where more directions
-    are left to all, good runs kept 0.24 of their rank, over 30 epochs as well, and broken ones, SwAV without equal
-    shares too, fell to 0.17. Triplets by hard mining fell to a std of 0.018; the least of a good run was 0.055 (siamese).
-    Where the learning rate rises slowly it takes longer: SimSiam on digits, planned for 100 epochs, was found in the
-    fourth.
+    taken away: see `scripts/benchmarks/collapse.py`. Where the learning rate rises slowly, or epochs have few steps, it
+    takes longer.
 
     Not found, since directions are not what they lose first: VICReg without variance (its rows shrink while their
     covariance is kept down), DINO without centring or without sharpening, BYOL without its predictor.
@@ -63,6 +60,7 @@ class CollapseWatch(keras.callbacks.Callback):
         min_rank: Float >= 0.
         min_share: Float >= 0.
         min_std: Float >= 0.
+        agreement: Float >= -1, a cosine: up to this `positive_similarity` the ranks are not judged.
         every: Integer >= 1: judge after every so many epochs.
         batch_size: Integer >= 1: how many images are embedded at once.
 
@@ -88,15 +86,17 @@ class CollapseWatch(keras.callbacks.Callback):
         images,
         *,
         stop: bool = False,
-        min_rank: float = 2.3,
+        min_rank: float = 2.5,
         min_share: float = 0.2,
         min_std: float = 0.03,
+        agreement: float = 0.75,
         every: int = 1,
         batch_size: int = 256,
     ):
         super().__init__()
         check_integer(1, every=every, batch_size=batch_size)
         check_at_least(0, min_rank=min_rank, min_share=min_share, min_std=min_std)
+        check_at_least(-1, agreement=agreement)
         self.images = np.asarray(images)
         if self.images.ndim < 2 or len(self.images) < _FEWEST:
             raise ValueError(
@@ -105,6 +105,7 @@ class CollapseWatch(keras.callbacks.Callback):
             )
         self.stop = stop
         self.min_rank, self.min_share, self.min_std = min_rank, min_share, min_std
+        self.agreement = agreement
         self.every, self.batch_size = every, batch_size
         self.reason = None
         self._watched = None
@@ -133,9 +134,10 @@ class CollapseWatch(keras.callbacks.Callback):
         if (epoch + 1) % self.every:
             return
         measures = self.measure()
+        agree = (logs or {}).get("positive_similarity", 1.0) > self.agreement
         if logs is not None:
             logs.update(measures)
-        found = self._judge(measures)
+        found = self._judge(measures, agree)
         if found is None:
             return
         if self.reason is None:
@@ -168,27 +170,26 @@ class CollapseWatch(keras.callbacks.Callback):
             for name, each in zip(self._names, rows)
         }
 
-    def _judge(self, measures: dict[str, float]) -> str | None:
-        """What is wrong with the measures, or None."""
+    def _judge(self, measures: dict[str, float], agree: bool) -> str | None:
+        """What is wrong with the measures, or None. `agree`: whether the views of an image are much alike."""
         for key, value in measures.items():
             if not np.isfinite(value):
                 return f"{key} is {value}, as the numbers are not finite"
-            shown = f"{key} is {value:.3f}, below "
-            if key.endswith("_std"):
-                if value < self.min_std:
-                    return f"{shown}min_std={self.min_std:g}: all images are near one point"
-                continue
-            is_in_batch = key.endswith("_in_batch")
-            is_absolute = is_in_batch or f"{key}_in_batch" not in measures
-            if is_absolute and value < self.min_rank:
+        for name in self._names:
+            std, rank = f"{name}_std", f"{name}_rank"
+            in_batch = f"{rank}_in_batch" if f"{rank}_in_batch" in measures else rank
+            before = self.untrained[rank]
+            if measures[std] < self.min_std:
+                return f"{std} is {measures[std]:.3f}, below min_std={self.min_std:g}: all images are near one point"
+            if agree and measures[in_batch] < self.min_rank:
                 return (
-                    f"{shown}min_rank={self.min_rank:g}: hardly any directions are left"
+                    f"{in_batch} is {measures[in_batch]:.3f}, below min_rank={self.min_rank:g}: hardly any directions "
+                    "are left"
                 )
-            untrained = self.untrained[key]
-            if not is_in_batch and value < self.min_share * untrained:
+            if agree and measures[rank] < self.min_share * before:
                 return (
-                    f"{shown}min_share={self.min_share:g} of the {untrained:.2f} before training: few directions are "
-                    "left"
+                    f"{rank} is {measures[rank]:.2f}, below min_share={self.min_share:g} of the {before:.2f} before "
+                    "training: few directions are left"
                 )
         return None
 

@@ -1,6 +1,6 @@
 """How long the measures of embeddings take, and how much memory: each in a process of its own.
 
-Random embeddings in clusters; k-NN holds a tenth of them out. Prints and keeps the seconds of one call (data and import excluded)
+Random embeddings in clusters; k-NN and the linear probe hold a tenth of them out. Prints and keeps the seconds of one call (data and import excluded)
 and the peak resident memory of the whole process, TensorFlow included.
 
 Example:
@@ -27,6 +27,7 @@ MEASURES = {
     "uniformity": 1000,
     "effective_rank": 1000,
     "clustering": 1000,
+    "linear_probe": 10,
 }
 
 
@@ -89,10 +90,10 @@ def measure(name: str, num_rows: int, dim: int) -> dict:
 
     rows, labels = clustered(num_rows, dim, min(MEASURES[name], num_rows // 10))
     test = num_rows // 10
+    held_out = (rows[test:], labels[test:], rows[:test], labels[:test])
     calls = {
-        "knn_accuracy": lambda: evaluation.knn_accuracy(
-            rows[test:], labels[test:], rows[:test], labels[:test]
-        ),
+        "knn_accuracy": lambda: evaluation.knn_accuracy(*held_out),
+        "linear_probe": lambda: evaluation.linear_probe(*held_out).accuracy,
         "uniformity": lambda: evaluation.uniformity(rows),
         "effective_rank": lambda: evaluation.effective_rank(rows),
         "clustering": lambda: evaluation.clustering(rows, labels),

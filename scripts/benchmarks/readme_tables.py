@@ -94,6 +94,23 @@ def first_batch() -> str:
     )
 
 
+def evaluation() -> str:
+    """What the measures of many embeddings cost, one row a measure."""
+    result = _results.read("evaluation")
+    rows = ["| measure | time | peak memory |", "|---|---|---|"]
+    for name, found in result["measures"].items():
+        measure, *of = name.partition("_1")
+        of = f" of {found['classes']:,} classes" if of[0] else ""
+        rows.append(
+            f"| `{measure}`{of} | {found['seconds']:.0f} s | {found['peak_mib']:,} MiB |"
+        )
+    how = (
+        f"{result['rows']:,} embeddings of dimension {result['dim']} (`knn_accuracy` and `linear_probe`: a tenth of them "
+        f"held out), memory of the whole process with TensorFlow: `{result['command']}`. {_machine(result)}"
+    )
+    return "\n".join([*rows, "", how])
+
+
 def input_stall() -> str:
     """How much longer a step takes with its input, one row a source."""
     result = _results.read("input_stall")
@@ -351,6 +368,7 @@ TABLES = {
     "first_batch": first_batch,
     "input_share": input_share,
     "input_stall": input_stall,
+    "evaluation": evaluation,
     "losses": losses,
     "augment": augment,
 }
