@@ -154,7 +154,7 @@ def test_watch_logs_std_and_rank_of_a_plain_model(kind):
     [
         ("point", r"feature_std is 0.001, below min_std=0.03: all images are near"),
         ("same", r"feature_std is 0.000, below min_std=0.03"),
-        ("line", r"feature_rank is 1\.\d+, below min_rank=2.5: hardly any"),
+        ("line", r"feature_rank is 1\.\d+, below min_rank=2.25: hardly any"),
         ("nan", r"feature_std is nan, as the numbers are not finite"),
     ],
 )
@@ -166,7 +166,7 @@ def test_watch_of_collapsed_features_warns_once_and_trains_on(kind, message):
     assert len(history["loss"]) == 3
 
 
-@pytest.mark.parametrize("similarity", [0.7, 0.9], ids=["differ", "agree"])
+@pytest.mark.parametrize("similarity", [0.6, 0.9], ids=["differ", "agree"])
 def test_few_directions_are_a_collapse_where_the_views_of_an_image_agree(similarity):
     model = keras.Sequential([keras.Input((1, 1, 1)), Rows(rows_of("line"))])
     watch = CollapseWatch(IMAGES)
@@ -175,7 +175,7 @@ def test_few_directions_are_a_collapse_where_the_views_of_an_image_agree(similar
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         watch.on_epoch_end(0, {"positive_similarity": similarity})
-    assert bool(caught) == (watch.reason is not None) == (similarity > 0.75)
+    assert bool(caught) == (watch.reason is not None) == (similarity > 0.65)
 
 
 def test_watch_asked_to_stop_ends_after_the_epoch_of_the_finding():

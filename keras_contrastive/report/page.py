@@ -466,11 +466,9 @@ def _matrix(matrix: np.ndarray, names) -> Html:
         return tag("td", str(count) if count else "", style=style, title=what)
 
     size = range(len(names))
-    head = tag(
-        "tr",
-        tag("th", ""),
-        [tag("th", tag("span", name), title=name) for name in names],
-    )
+    turned = "turned" if max(map(len, names)) > 3 else None
+    heads = [tag("th", tag("span", name, class_=turned), title=name) for name in names]
+    head = tag("tr", tag("th", ""), heads)
     rows = [
         tag(
             "tr",

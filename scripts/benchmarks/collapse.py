@@ -58,6 +58,11 @@ def parse_args(argv=None):
         "--seed", metavar="K", type=integer(0), default=0, help="default: 0"
     )
     parser.add_argument("--overwrite", action="store_true", help="measure again")
+    parser.add_argument(
+        "--judge-again",
+        action="store_true",
+        help="train nothing; judge what was measured by the bounds as they are now",
+    )
     return parser.parse_args(argv)
 
 
@@ -79,9 +84,16 @@ def main(argv=None):
     path.parent.mkdir(exist_ok=True)
     found = _results.read(result)["runs"] if path.exists() else {}
     for name in names:
-        if name in found and not args.overwrite:
+        if args.judge_again:
+            if name not in found:
+                continue
+            found[name]["reason"] = judged(found[name])
+        elif name in found and not args.overwrite:
             continue
-        found[name] = watched(name, part, source.test, args, is_digits=stem == "digits")
+        else:
+            found[name] = watched(
+                name, part, source.test, args, is_digits=stem == "digits"
+            )
         note(f"{name}: {found[name]['reason'] or 'no alarm'}")
         values = {"images": len(part), "epochs": args.epochs, "runs": found}
         images = "" if args.images is None else f" --images {args.images}"
@@ -129,10 +141,32 @@ def watched(name: str, part, test, args, *, is_digits: bool) -> dict:
         history = model.fit(
             dataset, epochs=args.epochs, shuffle=False, verbose=0, callbacks=[watch]
         ).history
-    names = [key for key in history if key.startswith(("feature_", "projection_"))]
+    names = list(watch.untrained)
     untrained = {key: float(watch.untrained[key]) for key in names}
-    epochs = {key: [round(float(value), 3) for value in history[key]] for key in names}
+    kept = [
+        *names,
+        *(["positive_similarity"] if "positive_similarity" in history else []),
+    ]
+    epochs = {key: [round(float(value), 3) for value in history[key]] for key in kept}
     return {"reason": watch.reason, "untrained": untrained, "by_epoch": epochs}
+
+
+def judged(found: dict) -> str | None:
+    """The first finding in what was measured, as the watch would have told it."""
+    import numpy as np
+
+    import keras_contrastive as kc
+
+    watch = kc.callbacks.CollapseWatch(np.zeros((32, 1, 1, 1), np.uint8))
+    watch.untrained, by_epoch = found["untrained"], dict(found["by_epoch"])
+    epochs = len(by_epoch["feature_std"])
+    similarity = by_epoch.pop("positive_similarity", [1.0] * epochs)
+    for epoch in range(epochs):
+        measures = {key: values[epoch] for key, values in by_epoch.items()}
+        reason = watch.judge(measures, positive_similarity=similarity[epoch])
+        if reason is not None:
+            return f"epoch {epoch + 1}: {reason}"
+    return None
 
 
 def both_gradients(model):

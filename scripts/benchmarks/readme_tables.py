@@ -111,6 +111,41 @@ def evaluation() -> str:
     return "\n".join([*rows, "", how])
 
 
+def collapse() -> str:
+    """In which runs the watch raised an alarm, one row a run."""
+    found = {
+        "digits, 4 epochs": "digits-1297-epochs4-seed0",
+        "Fashion-MNIST, 2,560 images": "fashion_mnist-2560-epochs2-seed0",
+        "CIFAR-10, 2,560 images": "cifar10_jpeg-2560-epochs2-seed0",
+        "CIFAR-10, 10,000 images": "cifar10_jpeg-10000-epochs2-seed0",
+    }
+    results = {
+        title: _results.read(f"collapse/{name}") for title, name in found.items()
+    }
+    runs = dict.fromkeys(run for result in results.values() for run in result["runs"])
+    rows = [
+        f"| run | {' | '.join(results)} |",
+        f"|---|{'---|' * len(results)}",
+    ]
+    # Broken runs have a method's name and what was taken away.
+    good = [name for name in runs if "-" not in name]
+    for name in [*good, *(name for name in runs if "-" in name)]:
+        cells = [_alarm(result["runs"].get(name)) for result in results.values()]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    how = (
+        "Good runs above, then runs whose guard was taken away; in the cells the epoch of the alarm. "
+        "`python scripts/benchmarks/collapse.py --data SPEC --images N`, seed 0. "
+        + _machine(next(iter(results.values())))
+    )
+    return "\n".join([*rows, "", how])
+
+
+def _alarm(run) -> str:
+    if run is None:
+        return ""
+    return "none" if run["reason"] is None else f"**{run['reason'].split(':')[0]}**"
+
+
 def input_stall() -> str:
     """How much longer a step takes with its input, one row a source."""
     result = _results.read("input_stall")
@@ -369,6 +404,7 @@ TABLES = {
     "input_share": input_share,
     "input_stall": input_stall,
     "evaluation": evaluation,
+    "collapse": collapse,
     "losses": losses,
     "augment": augment,
 }
