@@ -14,13 +14,13 @@ import numpy as np
 import tensorflow as tf
 from _console import Failure, note, read_lines
 from _run_folder import COLLAPSED
-from _training import features_of, judged_by, load_as, make_recipe
+from _training import features_of, judged_by, load_as, make_recipe, weights_file
 from rich.console import Console
 
 import keras_contrastive as kc
 
 SHARES = (0.01, 0.1, 1.0)  # of the labels, for fine-tuning
-ALIGNED = 1000  # how many test images give the alignment of views
+ALIGNED = 512  # how many test images give the alignment of views
 SHOWN_VIEWS, SHOWN_IMAGES = 6, 6
 MOST_PAIRED = 5  # of so many runs every pair is compared, of more each with the first
 TITLES = {"knn": "kNN", "linear_probe": "linear probe"}
@@ -29,14 +29,15 @@ TITLES = {"knn": "kNN", "linear_probe": "linear probe"}
 class Finished:
     """A finished run: its model, its configuration, and the images that it is judged by."""
 
-    def __init__(self, folder, data: str | None, sources: dict):
+    def __init__(self, folder, data: str | None, seed: int | None, sources: dict):
         self.folder, self.config = folder, folder.read("config.json")
         self.model = keras.models.load_model(folder.model_file())
         self.shape = tuple(self.config["image_shape"])
         size = self.config["image_size"] if data is None else self.shape[0]
         self.options = {**self.config, "image_size": size}
-        if data not in (None, self.config["data"]):  # split as it comes
-            self.options |= {"data": data, "split": "examples"}
+        if data not in (None, self.config["data"]):  # split alike for all runs
+            seed = self.config["seed"] if seed is None else seed
+            self.options |= {"data": data, "split": "examples", "seed": seed}
         self.source = self._source(sources)
         if self.source.train.image_shape != self.shape:
             raise Failure(
@@ -54,13 +55,21 @@ class Finished:
         )
         return sources.setdefault(key, source)
 
-    def untrained(self) -> keras.Model:
-        """The encoder with weights of before the training."""
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether the training went on from weights that are still there."""
+        init = self.config.get("init")
+        return init is not None and Path(init).exists()
+
+    def before(self) -> keras.Model:
+        """The encoder with the weights of before the training: random, or those it went on from."""
         keras.mixed_precision.set_global_policy(self.config["precision"])
         keras.utils.set_random_seed(self.config["seed"])
         encoder = kc.encoders.get(self.config["encoder"])(
             self.model.encoder.input_shape[1:]
         )
+        if self.starts_from_weights:
+            kc.encoders.load_weights(encoder, weights_file(self.config["init"]))
         return kc.ContrastiveModel(encoder, kc.losses.NTXentLoss())
 
     @property
@@ -75,14 +84,19 @@ class Finished:
         """The features of two views of some test images."""
         if self.recipe is None:
             return None
-        views = kc.augment.views(
-            self.source.test.images[:ALIGNED], 2, self.recipe, self.config["seed"], 0
-        )
-        views = views[0] if isinstance(views, tuple) else views
-        if tuple(views.shape[2:4]) != self.shape[:2] or self.recipe.normalizes:
-            return None
-        both = views.numpy().reshape(-1, *self.shape)
-        features = self.model.predict(both, batch_size=256, verbose=0)
+        images = self.source.test.images
+        some = np.random.default_rng(0).permutation(len(images))[:ALIGNED]
+        features = []
+        for step, rows in enumerate(np.array_split(some, -(-len(some) // 64))):
+            views = kc.augment.views(
+                images[rows], 2, self.recipe, self.config["seed"], step
+            )
+            views = views[0] if isinstance(views, tuple) else views
+            if tuple(views.shape[2:4]) != self.shape[:2] or self.recipe.normalizes:
+                return None
+            both = views.numpy().reshape(-1, *self.shape)
+            features.append(self.model.predict(both, batch_size=128, verbose=0))
+        features = np.concatenate(features)
         return features[0::2], features[1::2]
 
     def shown_views(self) -> tuple | None:
@@ -111,6 +125,10 @@ class Finished:
         found = []
         if (self.folder / "warnings.txt").is_file():
             found += read_lines(self.folder / "warnings.txt")
+        if self.config.get("init") is not None and not self.starts_from_weights:
+            found.append(
+                f"The weights that the run went on from, '{self.config['init']}', are gone; it is compared with random ones."
+            )
         if (self.folder / "skipped.txt").is_file():
             skipped = read_lines(self.folder / "skipped.txt")
             found.append(
@@ -127,17 +145,21 @@ def judge(
     runs = []
     for folder in folders:
         note(f"reading {folder}")
-        runs.append(Finished(folder, data, sources))
+        seed = runs[0].config["seed"] if runs else None
+        runs.append(Finished(folder, data, seed, sources))
     judged = {}
-    for source in sources.values():
+    for source, where in zip(sources.values(), _places(runs, sources)):
         together = [run for run in runs if run.source is source]
-        several = len(sources) > 1
-        judged |= _judge_together(together, runs, several, sgd_probe, fine_tune)
+        judged |= _judge_together(together, runs, where, sgd_probe, fine_tune)
     reports = [judged[run] for run in runs]
     measures = _joined({id(each.evaluation): each.evaluation for each in reports})
     comparisons = _comparisons(reports)
     _show(measures, reports, comparisons)
-    for run, report in zip(runs, reports):
+    if out is None and len(runs) > 1:
+        out = runs[0].folder.path.resolve().parent  # that of all
+    if out is not None:
+        _write(out, reports, measures, comparisons, command)
+    for run, report in zip(runs, reports) if out is None or len(runs) > 1 else ():
         _write(
             run.folder.path,
             [report],
@@ -145,28 +167,34 @@ def judge(
             _against_untrained(report),
             command,
         )
-    if out is None and len(runs) > 1:
-        out = Path(
-            os.path.commonpath([run.folder.path.resolve().parent for run in runs])
-        )
-    if out is not None:
-        _write(out, reports, measures, comparisons, command)
     last = out if out is not None else runs[0].folder.path
     print(f"\nIn {last}: report.html (open it in a browser), evaluation.json")
 
 
-def _judge_together(runs, all_runs, several: bool, sgd_probe, fine_tune) -> dict:
+def _places(runs, sources: dict) -> list[str]:
+    """What the rows of each source are marked with: nothing where there is one."""
+    if len(sources) == 1:
+        return [""]
+    firsts = [
+        next(run for run in runs if run.source is source) for source in sources.values()
+    ]
+    names = [f", {run.options['data']} {run.shape[0]}" for run in firsts]
+    # Of one name, but split by other seeds.
+    return [
+        f"{name}, seed {run.options['seed']}" if names.count(name) > 1 else name
+        for name, run in zip(names, firsts)
+    ]
+
+
+def _judge_together(runs, all_runs, where: str, sgd_probe, fine_tune) -> dict:
     """Runs on the same images, in one evaluation: by run, its report."""
     source, alone = runs[0].source, len(all_runs) == 1
-    where = f", {runs[0].options['data']} {runs[0].shape[0]}" if several else ""
     models: dict = {}
     rows, baselines = {}, {}
-    encoders = {run.config["encoder"] for run in all_runs}
     for run in runs:
-        own = f" {run.config['encoder']}" if len(encoders) > 1 else ""
-        baselines[run] = f"untrained{own}{where}"
+        baselines[run] = f"{_baseline(run, all_runs)}{where}"
         if baselines[run] not in models:
-            models[baselines[run]] = run.untrained()
+            models[baselines[run]] = run.before()
     for run, name in zip(runs, _names(runs, all_runs)):
         rows[run] = "trained" if alone else name
         models[rows[run]] = run.model
@@ -208,6 +236,17 @@ def _judge_together(runs, all_runs, several: bool, sgd_probe, fine_tune) -> dict
             seconds=run.seconds(),
         )
     return reports
+
+
+def _baseline(run, all_runs) -> str:
+    """What the encoder of before the training is called: by all in which those of the runs differ."""
+    differing = [
+        f"{key} {run.config.get(key)}"
+        for key in ("encoder", "seed", "precision", "init")
+        if len({str(other.config.get(key)) for other in all_runs}) > 1
+    ]
+    name = "before" if run.starts_from_weights else "untrained"
+    return ", ".join([name, *differing])
 
 
 def _names(runs, all_runs) -> list[str]:
@@ -265,15 +304,22 @@ def _labelled(source) -> tuple | None:
         if len(rows) == 0:
             return None
         arrays += [part.images[rows], part.labels[rows]]
-    return tuple(arrays) if np.isin(arrays[3], arrays[1]).any() else None
+    if len(np.unique(arrays[1])) < 2 or not np.isin(arrays[3], arrays[1]).any():
+        note("There are no two classes to train a classifier on.")
+        return None
+    return tuple(arrays)
 
 
 def _joined(evaluations: dict) -> dict:
     """The measures of several evaluations in one, as if of one."""
+    if len(evaluations) == 1:
+        return next(iter(evaluations.values())).measures
     joined: dict = {}
     for evaluation in evaluations.values():
         for measure, by_name in evaluation.measures.items():
-            if measure == "intervals":
+            if measure == "protocol":  # of each set of images its own
+                joined.setdefault(measure, []).append(by_name)
+            elif measure == "intervals":
                 for accuracy, intervals in by_name.items():
                     joined.setdefault(measure, {}).setdefault(accuracy, {}).update(
                         intervals
@@ -318,7 +364,9 @@ def _comparisons(reports) -> list:
         pairs = [(reports[0], other) for other in reports[1:]]
     found = []
     for first, second in pairs:
-        if first.evaluation is second.evaluation:
+        if first.evaluation is not second.evaluation:
+            note(f"{first.name} and {second.name}: other test images, so not compared")
+        else:
             compared = first.evaluation.compare(first.row, second.row)
             found += [
                 (first.row, second.row, TITLES[measure], each)
@@ -397,5 +445,5 @@ def _about(command: str) -> dict:
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
         },
-        "machine": {"cpus": len(os.sched_getaffinity(0)), "gpus": gpus},
+        "machine": {"cpus": os.cpu_count(), "gpus": gpus},
     }

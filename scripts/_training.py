@@ -158,6 +158,7 @@ class Job:
 
     def _fit(self, folder) -> RunHistory:
         epochs = self.options["epochs"]
+        watches = self._watches(folder)  # what they compare with is of before a restore
         self.checkpoint = kc.callbacks.RunCheckpoint(folder / "checkpoints", every=50)
         done = self.checkpoint.restore(self.model)
         epoch, step = divmod(done, self.steps)
@@ -167,7 +168,7 @@ class Job:
         progress = TrainingProgress(self.steps, epochs, done)
         watching = [
             *self._probes(),
-            *self._watches(),
+            *watches,
             kc.callbacks.Throughput(self.options["batch_size"]),
             kc.callbacks.LearningRate(),
             history,
@@ -242,13 +243,29 @@ class Job:
         )
         return [probe]
 
-    def _watches(self) -> list:
+    def _watches(self, folder) -> list:
         """Geometry now and then, a collapse at once, on training images; both need some."""
         images, _ = self._some_training_images(WATCHED_IMAGES)
         if len(images) < WATCHED_IMAGES // 4:
             return []
         self.watch = kc.callbacks.CollapseWatch(images)
-        return [kc.callbacks.Geometry(images, every=self._now_and_then), self.watch]
+        self.watch.set_model(self.model)
+        self.watch.on_train_begin()
+        keep = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: self._keep_warning(folder)
+        )
+        geometry = kc.callbacks.Geometry(images, every=self._now_and_then)
+        return [geometry, self.watch, keep]
+
+    def _keep_warning(self, folder) -> None:
+        """Write down a collapse as soon as it is found, and at last whether it has passed."""
+        watch = self.watch
+        if watch is None or watch.reason is None:
+            return
+        line = f"{COLLAPSED} {watch.reason}."
+        if watch.current is None:
+            line = f"There was an alarm of a collapse in {watch.reason}; it has passed."
+        write_lines(folder / "warnings.txt", [line])
 
     def _tensorboard(self, folder) -> list:
         directory = str(folder / "tensorboard")
@@ -288,8 +305,6 @@ class Job:
 
     def _finish(self, folder, history, untrained):
         trained = self._features()
-        if self.watch is not None and self.watch.reason is not None:
-            write_lines(folder / "warnings.txt", [f"{COLLAPSED} {self.watch.reason}."])
         self.model.save(folder / "model.keras")
         kc.export.save(
             self.model,

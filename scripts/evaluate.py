@@ -48,7 +48,7 @@ def parse_args(argv=None):
         "--out",
         metavar="DIR",
         help="folder for evaluation.json and report.html (default: the run folder; of several runs the folder that they "
-        "are in)",
+        "are all in)",
     )
     return parser.parse_args(argv)
 
@@ -63,6 +63,9 @@ def main(argv=None):
     out = None if args.out is None else Path(args.out)
     if out is not None and out.exists() and not out.is_dir():
         raise Failure(f"'{out}' is a file; --out must name a folder.")
+    parents = {folder.path.resolve().parent for folder in folders}
+    if out is None and len(parents) > 1:
+        raise Failure("The runs are in several folders: say with --out where to write.")
     import_quietly()
     from _evaluation import judge
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import numpy as np
@@ -302,3 +303,31 @@ def test_project_is_what_the_map_draws(rng):
 def test_project_of_one_row_is_refused():
     with pytest.raises(ValueError, match=r"`rows` must have one entry .* at least 2"):
         pictures.project(np.ones((1, 3)))
+
+
+def test_odd_names_are_shown_as_they_are():
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    names = ["$\\x$", "_hidden_"]
+    labels = np.array([0, 0, 1, 1])
+    sheet = pictures.neighbours(
+        images, np.eye(4), labels=labels, class_names=names, queries=4
+    )
+    map_ = pictures.embedding_map(
+        {"$\\m$": np.eye(4)}, labels=labels, class_names=names
+    )
+    lines = pictures.curves({"Loss": {"$\\q$": [1.0, 2.0], "_b": [2.0, 1.0]}})
+    for figure in (sheet, map_, lines):
+        figure.savefig(io.BytesIO(), format="png", dpi=40)  # where formulas are parsed
+    assert [t.get_text().strip() for t in map_.legends[0].get_texts()][1] == "_hidden_"
+    assert len(lines.axes[0].get_legend().get_texts()) == 2
+
+
+def test_neighbours_of_unknown_class_have_no_frame():
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+
+    def frames(labels):
+        axes = pictures.neighbours(images, np.eye(4), labels=labels, queries=4).axes[0]
+        return sum(patch.get_linewidth() == 3 for patch in axes.patches)
+
+    assert frames(np.array([0, 0, 1, 1])) == 12
+    assert frames(np.array([0, 0, -1, -1])) == 2

@@ -91,7 +91,8 @@ def test_several_runs_are_compared_in_one_table(runs, tmp_path, capsys):
     assert call("evaluate", *runs, "--out", tmp_path / "both") == 0
     shown = capsys.readouterr().out
     found = evaluation_in(tmp_path / "both")
-    assert list(found["knn"]) == ["pixels", "untrained", "first", "<b>second"]
+    starts = ["untrained, seed 0", "untrained, seed 1"]
+    assert list(found["knn"]) == ["pixels", *starts, "first", "<b>second"]
     for each in found["comparisons"]:
         assert (each["first"], each["second"]) == ("first", "<b>second")
         knn = found[{"kNN": "knn", "linear probe": "linear_probe"}[each["measure"]]]
@@ -103,23 +104,39 @@ def test_several_runs_are_compared_in_one_table(runs, tmp_path, capsys):
     html = report_in(tmp_path / "both")
     assert "<b>second" not in html and "&lt;b&gt;second" in html
     # Each run has a report of its own as well.
-    for run, name in zip(runs, ("first", "<b>second")):
+    for run, name, start in zip(runs, ("first", "<b>second"), starts):
         own = evaluation_in(run)
-        assert list(own["knn"]) == ["pixels", "untrained", name]
+        assert list(own["knn"]) == ["pixels", start, name]
         assert own["knn"][name] == found["knn"][name]
 
 
-def test_runs_on_other_images_share_the_table_and_are_not_compared(
+def test_runs_that_held_out_other_images_share_the_table_and_are_not_compared(
     npz, runs, tmp_path, capsys
 ):
-    arrays = dict(np.load(npz))
-    other = tmp_path / "other.npz"
-    np.savez(other, **{**arrays, "x_test": arrays["x_test"][::-1]})
-    third = trained(other, tmp_path / "third")
-    assert call("evaluate", runs[0], third, "--out", tmp_path) == 0
+    whole = tmp_path / "whole.npz"
+    arrays = np.load(npz)
+    np.savez(whole, x_train=arrays["x_train"], y_train=arrays["y_train"])
+    seeds = [
+        trained(whole, tmp_path / f"seed{seed}", "--seed", seed) for seed in (0, 1)
+    ]
+    assert call("evaluate", *seeds) == 0
+    assert "other test images, so not compared" in capsys.readouterr().err
     found = evaluation_in(tmp_path)
-    assert {"first", "third"} < set(found["knn"]) and len(found["knn"]) == 6
+    assert {"seed0", "seed1"} < set(found["knn"]) and len(found["knn"]) == 6
+    assert len({name for name in found["knn"] if name.startswith("pixels")}) == 2
     assert found["comparisons"] == []
+    # On other images both are judged by the same ones.
+    assert call("evaluate", *seeds, "--data", f"npz:{npz}") == 0
+    assert len(evaluation_in(tmp_path)["comparisons"]) == 2
+
+
+def test_run_that_went_on_from_weights_is_compared_with_them(npz, runs, tmp_path):
+    run = trained(npz, tmp_path / "run", "--init", runs[0])
+    assert call("evaluate", run) == 0
+    found = evaluation_in(run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(found["knn"]) == {"pixels", "before", "trained"}
+    assert found["few_label"] == metrics["few_label"]
 
 
 def test_classes_never_seen_are_judged_by_search(npz, tmp_path, capsys):
@@ -190,16 +207,20 @@ def test_collapse_in_training_is_told_in_the_report(runs, tmp_path):
         (["{first}", "{first}/"], "named twice"),
         (["{first}", "nowhere"], "'nowhere' is not a run folder"),
         (["{first}", "--out", "{npz}"], "is a file"),
+        (["{first}", "{copy}"], "say with --out where to write"),
         (["{first}", "--data", "npz:{coloured}"], "takes images of shape"),
     ],
-    ids=["twice", "no run", "out", "shape"],
+    ids=["twice", "no run", "out", "parents", "shape"],
 )
 def test_bad_use_gives_one_line_and_exit_code_2(
     runs, npz, arguments, message, tmp_path, capsys
 ):
     coloured = tmp_path / "coloured.npz"
     np.savez(coloured, x_train=np.zeros((9, 8, 8, 3), np.uint8))
-    known = {"first": runs[0], "npz": npz, "coloured": coloured}
+    copy = tmp_path / "copy"
+    if "{copy}" in arguments:
+        shutil.copytree(runs[0], copy)
+    known = {"first": runs[0], "npz": npz, "coloured": coloured, "copy": copy}
     assert call("evaluate", *(each.format(**known) for each in arguments)) == 2
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert message in last and last.startswith("error: ")

@@ -67,6 +67,7 @@ class CollapseWatch(keras.callbacks.Callback):
 
     Attributes:
         reason: What was found, as in the warning, or None. The first finding stays, and warns once.
+        current: What was found the last time, or None: whether a finding still holds.
         untrained: The measures before training, by name; None before a `fit`.
 
     Raises:
@@ -108,14 +109,15 @@ class CollapseWatch(keras.callbacks.Callback):
         self.min_rank, self.min_share, self.min_std = min_rank, min_share, min_std
         self.agreement = agreement
         self.every, self.batch_size = every, batch_size
-        self.reason = None
+        self.reason = self.current = None
         self._watched = None
 
     def set_model(self, model):
         super().set_model(model)
         if model is self._watched:  # a further `fit` of the same model
             return
-        self._watched, self.reason, self.untrained = model, None, None
+        self._watched, self.untrained = model, None
+        self.reason = self.current = None
         encoder, head = getattr(model, "encoder", model), getattr(model, "head", None)
         parts = [part for part in (encoder, head) if part is not None]
         self._names = ["feature", "projection"][: len(parts)]
@@ -139,6 +141,7 @@ class CollapseWatch(keras.callbacks.Callback):
         if logs is not None:
             logs.update(measures)
         found = self.judge(measures, positive_similarity=similarity)
+        self.current = found
         if found is None:
             return
         if self.reason is None:

@@ -94,6 +94,8 @@ def linear_probe(
     with threadpool_limits(1), warnings.catch_warnings():
         # Where the last digits of a float32 loss stop the search, the classes have long been settled.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # Many classes of few rows each are no regression.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         # What scikit-learn 1.6 hands to SciPy is not the user's to change.
         warnings.filterwarnings("ignore", ".*L-BFGS-B", DeprecationWarning)
         strength = _best_strength(train, codes, sorted(strengths), folds, seed)

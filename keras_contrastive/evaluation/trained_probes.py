@@ -230,8 +230,9 @@ def _enough(n: int, batch_size: int) -> int:
 
 
 def _typical_spread(features: np.ndarray) -> float:
-    """Root of the mean variance of all features; 1 of constant ones."""
-    return float(np.sqrt(features.var(axis=0, dtype=np.float64).mean())) or 1.0
+    """Root of the mean variance of all features; 1 of constant ones, but for rounding."""
+    spread = float(np.sqrt(features.var(axis=0, dtype=np.float64).mean()))
+    return spread if spread > 1e-6 * float(np.abs(features).max()) else 1.0
 
 
 def _predicting(encoder):
@@ -263,7 +264,11 @@ def _features(embed, images: np.ndarray) -> np.ndarray:
 
 def _loss_scaled(optimizer, encoder):
     """The optimizer as float16 needs it, where the encoder computes in that."""
-    if getattr(encoder, "compute_dtype", None) == "float16":
+    # Of the layers: a model that was loaded from a file says float32, whatever its layers compute in.
+    if any(
+        getattr(layer, "compute_dtype", None) == "float16"
+        for layer in sublayers(encoder)
+    ):
         return keras.mixed_precision.LossScaleOptimizer(optimizer)
     return optimizer
 

@@ -80,8 +80,19 @@ def check_length(name: str, array: np.ndarray, count: int, *, minimum: int) -> N
 
 
 def class_name(label, class_names) -> str:
-    known = class_names is not None and 0 <= label < len(class_names)
+    """The name of a class; of an integer without one the number, of -1 "unknown"; anything else as it is."""
+    if not isinstance(label, (int, np.integer)):
+        return str(label)
+    if label < 0:
+        return "unknown"
+    known = class_names is not None and label < len(class_names)
     return str(class_names[label]) if known else str(label)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: no formula between dollars, no name hidden by a leading underscore."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def shortened(text: str, limit: int = 18) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_contrastive.pictures._common import QUIET, new_figure, shortened
+from keras_contrastive.pictures._common import QUIET, new_figure, plain, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,10 +69,10 @@ def _draw_panel(axes, title: str, lines: Mapping[str, Sequence]) -> None:
             marker=marker,
             markersize=3,
             lw=1.6,
-            label=shortened(name, 28) if name else None,
+            label=plain(shortened(name, 28)) if name else None,
         )
         last = max(last, len(values))
-    axes.set_title(title, fontsize=10.5, loc="left")
+    axes.set_title(plain(title), fontsize=10.5, loc="left")
     axes.set_xlim(0.5, last + 0.5)
     axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
     axes.tick_params(labelsize=8, colors=QUIET)

@@ -16,6 +16,7 @@ from keras_contrastive.pictures._common import (
     check_length,
     class_name,
     new_figure,
+    plain,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def embedding_map(
                 lw=0,
                 **style,
             )
-        axes.set_title(title, fontsize=13)
+        axes.set_title(plain(title), fontsize=13)
         axes.set_box_aspect(1)
         axes.set(xticks=[], yticks=[])
         axes.margins(0.04)
@@ -162,7 +163,7 @@ def _colour_groups(
             for colour in colormaps["turbo"](np.linspace(0.03, 0.97, len(classes)))
         ]
     return [
-        (class_name(label, class_names), style, labels == label)
+        (plain(class_name(label, class_names)), style, labels == label)
         for label, style in zip(classes, styles)
     ]
 

@@ -15,6 +15,7 @@ from keras_contrastive.pictures._common import (
     check_length,
     class_name,
     new_figure,
+    plain,
     shortened,
 )
 
@@ -77,11 +78,9 @@ def neighbours(
     for row, (query, others) in enumerate(zip(asked, found)):
         sheet.show(images[query], row, 0)
         for column, other in enumerate(others, start=1):
-            frame = (
-                None
-                if labels is None
-                else (_RIGHT if labels[other] == labels[query] else _WRONG)
-            )
+            frame = None
+            if labels is not None and min(labels[query], labels[other]) >= 0:
+                frame = _RIGHT if labels[other] == labels[query] else _WRONG
             sheet.show(images[other], row, column, frame=frame)
     if labels is not None:
         sheet.explain({"same class as the query": _RIGHT, "another class": _WRONG})
@@ -162,7 +161,7 @@ class _Sheet:
             self._left(columns) - self.GAP,
             rows * (self._aspect + self.GAP) - self.GAP,
         )
-        names = [shortened(name) for name in names or []]
+        names = [plain(shortened(name)) for name in names or []]
         left = (
             0.15 + 0.1 * max(map(len, names), default=0) + 0.15 * bool(names)
         )  # inches, as below

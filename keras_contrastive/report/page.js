@@ -36,7 +36,8 @@ for (const map of document.querySelectorAll(".map")) {
     }
     look.replaceChildren(thumbnail(point, 140, "large"), line(name(point)), line("Most similar to it after training:"));
     for (const other of data.near[point]) {
-      const right = data.classes.length ? (data.labels[other] === data.labels[point] ? "right" : "wrong") : "";
+      const known = data.classes.length && ![data.labels[point], data.labels[other]].includes(data.unknown);
+      const right = known ? (data.labels[other] === data.labels[point] ? "right" : "wrong") : "";
       look.append(thumbnail(other, 58, `small ${right}`));
     }
     if (data.classes.length) look.append(line("Green: the same class. Orange: another."));

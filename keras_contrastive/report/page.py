@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_contrastive import pictures
-from keras_contrastive._numerics import most_similar
+from keras_contrastive.pictures._common import as_rows, class_name
+from keras_contrastive.pictures.sheets import neighbours_of
 from keras_contrastive.report._html import (
     Html,
     figure,
@@ -27,7 +28,6 @@ from keras_contrastive.report.measures import Column, columns, representations
 from keras_contrastive.report.verdict import (
     Run,
     advice,
-    class_name,
     confusion,
     verdict,
     warnings,
@@ -35,6 +35,7 @@ from keras_contrastive.report.verdict import (
 
 MOST_POINTS = 1200  # in the maps of a page, over all runs
 THUMBNAIL = 40  # pixels of the longer side, at most
+NEAR = 8  # images shown as similar to the one under the pointer
 MOST_CLASSES = 20  # named in a legend or a confusion matrix
 _ASSETS = Path(__file__).parent
 
@@ -42,7 +43,7 @@ _ASSETS = Path(__file__).parent
 _CURVES = {
     "Loss": {"loss": "training", "val_loss": "validation"},
     "kNN accuracy during training": {"knn_accuracy": ""},
-    "Other view found among all": {"accuracy": ""},
+    "Positive is the most similar (accuracy)": {"accuracy": ""},
     "Cosine similarity": {
         "positive_similarity": "positives",
         "negative_similarity": "negatives",
@@ -229,8 +230,8 @@ def _table(measures, runs) -> Html:
     return tag(
         "section",
         tag("h2", "What the features are worth"),
-        tag("p", "Percent, on images that training did not see. Bold: the best of a column. Small: the 95 % interval, "
-            "from which test images there happen to be.", class_="note"),
+        tag("p", "Percent (but for the rank), on images that training did not see. Bold: the best of a column. Small: the "
+            "95 % interval, from which test images there happen to be.", class_="note"),
         tag("div", tag("table", tag("thead", head), tag("tbody", rows)), class_="wide"),
         tag("ul", notes, class_="note"),
     )  # fmt: skip
@@ -306,7 +307,7 @@ def _map(run: Run, number: int, points: int) -> Html:
         chosen = np.sort(np.random.default_rng(0).choice(count, points, replace=False))
     labels = None if run.test.labels is None else run.test.labels[chosen]
     classes = np.arange(0) if labels is None else np.unique(labels)
-    names = [class_name(run.test, each) if each >= 0 else "unknown" for each in classes]
+    names = [class_name(each, run.test.class_names) for each in classes]
     codes = (
         np.zeros(len(chosen), int)
         if labels is None
@@ -320,6 +321,7 @@ def _map(run: Run, number: int, points: int) -> Html:
     thumbnails = _thumbnails(run.test.images[chosen])
     across = int(np.ceil(np.sqrt(len(chosen))))
     trained = list(run.features.values())[-1][chosen]
+    near = min(NEAR, len(trained) - 1)
     data = {
         "sprite": sprite(thumbnails, across),
         "columns": across,
@@ -327,7 +329,10 @@ def _map(run: Run, number: int, points: int) -> Html:
         "width": thumbnails.shape[2],
         "labels": codes.tolist(),
         "classes": names,
-        "near": _nearest(trained),
+        "unknown": 0 if len(classes) and classes[0] < 0 else None,
+        "near": neighbours_of(
+            np.arange(len(trained)), as_rows(trained, "features"), near
+        ).tolist(),
     }
     legend = [
         tag(
@@ -352,8 +357,8 @@ def _map(run: Run, number: int, points: int) -> Html:
     return tag(
         "section",
         tag("h2", "Map of the test images"),
-        tag("p", "Images whose features are alike lie near each other (t-SNE by cosine); colours are classes, which "
-            f"training did not see. Distances across the map mean nothing.{sample}", class_="note"),
+        tag("p", "Images whose features are alike lie near each other (t-SNE by cosine). "
+            f"{'Colours are classes. ' if names else ''}Distances across the map mean nothing.{sample}", class_="note"),
         tag("div", panels, tag("div", hint, class_="looked-at"), class_="map", data_of=f"map-{number}"),
         tag("div", legend if len(names) <= MOST_CLASSES else [], class_="legend"),
         json_data(f"map-{number}", data),
@@ -406,15 +411,6 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
     return tf.cast(tf.round(small), tf.uint8).numpy()
 
 
-def _nearest(rows: np.ndarray, k: int = 8) -> list[list[int]]:
-    """For each row the others most similar to it, itself left out where it stands."""
-    found = most_similar(rows, rows, min(k + 1, len(rows)))[1]
-    return [
-        [int(other) for other in others if other != row][:k]
-        for row, others in enumerate(found)
-    ]
-
-
 def _neighbours(run: Run) -> Html:
     rows = list(run.features.values())[-1]
     sheet = pictures.neighbours(
@@ -433,7 +429,7 @@ def _confusion(run: Run) -> Html | None:
     if matrix is None:
         return None
     by = "linear probe" if "linear_probe" in run.evaluation.predictions else "kNN"
-    names = [class_name(run.test, each) for each in classes]
+    names = [class_name(each, run.test.class_names) for each in classes]
     note = f"Rows: the true class. Columns: what the {by} takes it for."
     if len(classes) > MOST_CLASSES:
         shown = _most_mixed(matrix, names)
@@ -503,8 +499,8 @@ def _views(run: Run) -> Html | None:
     return tag(
         "section",
         tag("h2", "What it was trained on"),
-        tag("p", "Views of one image are drawn to each other. If you cannot tell which belong together, neither can it; "
-            "what the views erase, it learns to ignore.", class_="note"),
+        tag("p", "If you cannot tell which views belong together, neither can the encoder; what the views erase, it learns "
+            "to ignore.", class_="note"),
         sheet,
     )  # fmt: skip
 

@@ -9,12 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from keras_contrastive import data
+from keras_contrastive.pictures._common import class_name
 from keras_contrastive.report.measures import Evaluation
 
 DRAWS = 20  # of the labelled images, behind the deviation of a few-label accuracy
 # Below so many images a run learns little that a larger set of the same kind would not teach better.
 FEW_IMAGES = 5_000
-WITHOUT_NEGATIVES = ("byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino")
+# Methods whose accuracy says how often the other view is found among all others in the batch.
+WITH_NEGATIVES = ("simclr", "dcl", "nnclr", "moco_v3")
+PROBED = 200  # images that have a say in the kNN of a training
+# A confusion matrix of more classes than this would take more memory than it tells.
+CONFUSED_CLASSES = 1000
 MOST_ADVICE = 4
 
 
@@ -63,16 +68,27 @@ class Verdict:
 
 
 def verdict(run: Run) -> Verdict:
-    """Whether a run has worked: better than the same encoder untrained, by more than chance, and than raw pixels."""
+    """Whether a run has worked: better than the same encoder before, by more than chance, and not worse than pixels.
+
+    By retrieval, where classes cannot be predicted, it is compared with the encoder before alone.
+    """
     measures = run.evaluation.measures
-    if "knn" in measures:
+    if len(np.unique(run.evaluation.labels)) == 1 and "knn" in measures:
+        found = Verdict(
+            "unknown",
+            "All test images are of one class, so there is nothing to tell apart.",
+            "Give test images of two classes or more.",
+        )
+    elif "knn" in measures:
         found = _by_accuracy(run)
     elif "retrieval" in measures:
         found = _by_retrieval(run)
     else:
         found = Verdict(
             "unknown",
-            "There are no labels to judge it by.",
+            "There are no labels to judge it by."
+            if len(run.evaluation.labels) == 0
+            else "The labels are too few to judge it by: no class of the test images is known from training or has two.",
             "Look at the neighbours below: are they alike in what matters to you?",
         )
     # An alarm in training that the figures do not bear out stays a warning.
@@ -107,19 +123,19 @@ def _by_accuracy(run: Run) -> Verdict:
     if lost:
         return Verdict(
             "unsure",
-            f"Better than untrained by {gained[0]}, worse by {lost[0]}.",
+            f"Better than {run.baseline} by {gained[0]}, worse by {lost[0]}.",
             reason,
         )
     by = " and ".join(gained)
-    return Verdict("good", f"It worked: better than untrained by {by}.", reason)
+    return Verdict("good", f"It worked: better than {run.baseline} by {by}.", reason)
 
 
 def _by_retrieval(run: Run) -> Verdict:
     scores = run.evaluation.measures["retrieval"]
     after, before = (scores[name]["precision_at_1"] for name in (run.row, run.baseline))
     reason = (
-        f"Of classes that it never saw in training, the most similar image is of the same class for {_percent(after)} "
-        f"of the images, {_percent(before)} untrained."
+        f"The most similar image is of the same class for {_percent(after)} of the test images, {_percent(before)} "
+        f"{run.baseline}."
     )
     # Each share has the deviation of a coin: at twice that of the difference it is more than chance.
     queries = scores[run.row]["num_queries"]
@@ -127,7 +143,7 @@ def _by_retrieval(run: Run) -> Verdict:
         (after * (1 - after) + before * (1 - before)) / max(1, queries)
     )
     if after - before > 2 * deviation:
-        return Verdict("good", "It worked: better than untrained by search.", reason)
+        return Verdict("good", "It worked: better than before by search.", reason)
     if before - after > 2 * deviation:
         return Verdict("bad", "Training made the features worse.", reason)
     return Verdict(
@@ -141,7 +157,9 @@ def _changes(run: Run, other: str) -> tuple[list[str], list[str]]:
     """By which measures the run is better than another representation, and by which worse, beyond chance."""
     gained, lost = [], []
     names = {"knn": "kNN", "linear_probe": "the linear probe"}
-    for measure, found in run.evaluation.compare(other, run.row).items():
+    # Three measures are looked at, so each has to be surer: Bonferroni's correction.
+    compared = run.evaluation.compare(other, run.row, level=1 - 0.05 / 3)
+    for measure, found in compared.items():
         if found.significant:
             (gained if found.difference > 0 else lost).append(names[measure])
     few_label = run.evaluation.measures["few_label"]
@@ -149,7 +167,7 @@ def _changes(run: Run, other: str) -> tuple[list[str], list[str]]:
     if count is not None and other in few_label:
         after, before = few_label[run.row][count], few_label[other][count]
         difference = after["mean"] - before["mean"]
-        if abs(difference) > 2 * _few_label_deviation(
+        if abs(difference) > 2.4 * _few_label_deviation(
             (after, before), len(run.evaluation.labels)
         ):
             name = f"the accuracy from {_labels(count)}"
@@ -195,7 +213,7 @@ def warnings(run: Run) -> list[str]:
         found.append(
             "There are no labels in train and test, so no accuracy could be measured."
         )
-    elif "neighbours" not in protocol:
+    elif "neighbours" not in protocol and "retrieval" in run.evaluation.measures:
         found.append(
             "Train and test have no class in common (a split by classes), so classes could not be predicted from the "
             "training images: search and clusters within the test part are judged instead."
@@ -225,12 +243,9 @@ def _advice(run: Run) -> Iterator[str]:
     collapsed = run.collapsed and worked != "good"
     if collapsed:
         yield _against_collapse(method)
-        yield (
-            "A smaller learning rate (--learning-rate) with the same settings; then another method: simclr and "
-            "vicreg are hard to collapse."
-        )
+        yield "A smaller learning rate (--learning-rate) with the same settings; then another method."
     yield from _by_history(run, history.get("knn_accuracy", ()))
-    yield from _by_task(method, history)
+    yield from _by_task(config, history)
     if worked == "good":
         yield (
             "Use it: scripts/export.py writes a SavedModel of embeddings for search; with labels, fine-tune the whole "
@@ -239,13 +254,22 @@ def _advice(run: Run) -> Iterator[str]:
     if worked in ("unsure", "bad") and not collapsed:
         yield (
             "Look at the views below: can you still tell which belong together, and do they keep what tells your classes "
-            "apart? If not, choose another --augment (weak is the mildest)."
+            "apart? If not, choose another --augment."
         )
     images = config.get("train_images")
     if images is not None and images < FEW_IMAGES:
         yield (
-            f"More images: {images:,} are few for learning without labels, and unlabelled ones are enough. Or begin from "
-            "weights that have seen more (--init)."
+            f"More images: {images:,} are few"
+            + (
+                "."
+                if method == "supcon"
+                else " for learning without labels, and unlabelled ones are enough."
+            )
+            + (
+                ""
+                if config.get("init")
+                else " Or begin from weights that have seen more (--init)."
+            )
         )
     pair = most_confused(run)
     if pair is not None:
@@ -253,52 +277,66 @@ def _advice(run: Run) -> Iterator[str]:
 
 
 def _against_collapse(method: str) -> str:
-    if method in ("byol", "simsiam", "dino"):
+    if method in ("byol", "simsiam"):
         return (
-            f"{method} has no negatives: what keeps it from collapsing is that no gradient reaches its target, a "
-            "predictor, and batch normalisation. Check that none was taken away; use larger batches (--batch-size)."
+            f"{method} has no negatives: what keeps it from collapsing is a predictor, and that no gradient reaches its "
+            "target. Check that neither was taken away; use larger batches (--batch-size)."
+        )
+    if method == "dino":
+        return (
+            "dino is kept from collapsing by centring and sharpening what its teacher says: keep the temperatures and the "
+            "momentum of its paper (--settings paper), and use larger batches (--batch-size)."
         )
     if method in ("vicreg", "barlow_twins", "swav"):
         return (
             f"{method} is kept apart by statistics of the batch: use larger batches (--batch-size) and the weights of its "
             "paper (--settings paper)."
         )
-    return "More or harder negatives: larger batches (--batch-size), a smaller --temperature or a larger --margin."
+    if method in ("siamese", "triplet"):
+        return "A larger --margin, and negatives that are easier: the hardest ones draw everything to one point."
+    return "More negatives: larger batches (--batch-size)."
 
 
 def _by_history(run: Run, values) -> Iterator[str]:
     known = [(epoch, v) for epoch, v in enumerate(values, 1) if v is not None]
     if len(known) < 3:
         return
+    third = len(values) / 3
+    recent = [v for epoch, v in known if epoch > 2 * third] or [known[-1][1]]
+    earlier = [v for epoch, v in known if third < epoch <= 2 * third] or [known[0][1]]
+    before, after = float(np.mean(earlier)), float(np.mean(recent))
+    # Twice the deviation of an accuracy that so many images have a say in: less is noise.
+    noise = 2 * math.sqrt(max(after * (1 - after), 0.01) / PROBED)
     epochs = run.config.get("epochs", len(values))
-    recent = [v for epoch, v in known if epoch > 2 * len(values) / 3] or [known[-1][1]]
-    earlier = [v for epoch, v in known if epoch <= 2 * len(values) / 3]
     best_epoch, best = max(known, key=lambda each: each[1])
-    if earlier and max(recent) > max(earlier) + 0.005:
+    if after > before + noise / 2:
         yield (
-            f"Train longer: kNN was still rising at the end ({_percent(max(earlier))} to {_percent(max(recent))} in the "
-            f"last third). --epochs {2 * epochs}, or go on from this encoder with --init."
+            f"Train longer: kNN was still rising at the end ({_percent(before)} to {_percent(after)} from the second third to "
+            f"the last). --epochs {2 * epochs}, or go on from this encoder with --init."
         )
-    elif best > known[-1][1] + 0.02:
+    elif best > after + noise:
         yield (
-            f"kNN was best in epoch {best_epoch} ({_percent(best)}) and {_percent(known[-1][1])} at the end: fewer epochs, "
+            f"kNN was best in epoch {best_epoch} ({_percent(best)}) and {_percent(after)} at the end: fewer epochs, "
             "stronger views, or a smaller learning rate."
         )
 
 
-def _by_task(method: str, history) -> Iterator[str]:
+def _by_task(config, history) -> Iterator[str]:
     values = [v for v in history.get("accuracy", ()) if v is not None]
-    if not values or method in WITHOUT_NEGATIVES or method == "supcon":
+    if not values or config.get("method") not in WITH_NEGATIVES:
         return
+    drawn = config.get("augment") == "digits"  # never mirrored or recoloured
     if values[-1] > 0.95:
+        views = "" if drawn else "Stronger views (--augment simclr), "
         yield (
             f"Make the task harder: the other view is found among all in {_percent(values[-1])} of the cases, so little is "
-            "left to learn. Stronger views (--augment simclr), larger batches, or a smaller --temperature."
+            f"left to learn. {views}{'l' if views else 'L'}arger batches, or a smaller --temperature."
         )
     elif values[-1] < 0.1:
+        views = "" if drawn else "Weaker views (--augment weak), or "
         yield (
             f"Make the task easier: the other view is found among all in only {_percent(values[-1])} of the cases. "
-            "Weaker views (--augment weak), or more epochs."
+            f"{views}{'m' if views else 'M'}ore epochs."
         )
 
 
@@ -312,31 +350,28 @@ def most_confused(run: Run) -> str | None:
     total = matrix[[first, second]].sum()
     if both[first, second] < 0.05 * total:
         return None
-    one, other = (class_name(run.test, classes[at]) for at in (first, second))
+    one, other = (
+        class_name(classes[at], run.test.class_names) for at in (first, second)
+    )
     return (
         f"“{one}” and “{other}” are mixed up most ({both[first, second]} of {total} images): do the views erase what "
-        "tells them apart? A few labels of just these help most."
+        "tells them apart?"
     )
 
 
 def confusion(run: Run) -> tuple[np.ndarray | None, np.ndarray]:
-    """How often the probe takes a class for another: int `(true, predicted)`, and the classes; None without a probe."""
+    """How often the probe takes a class for another: int `(true, predicted)`, and the classes; None without a probe, or of very many."""
     predictions = run.evaluation.predictions
     measure = "linear_probe" if "linear_probe" in predictions else "knn"
     if measure not in predictions:
         return None, np.arange(0)
     guesses, labels = predictions[measure][run.row], run.evaluation.labels
+    if len(np.unique(labels)) > CONFUSED_CLASSES:
+        return None, np.arange(0)
     classes, codes = np.unique(np.concatenate([labels, guesses]), return_inverse=True)
     true, guessed = np.split(codes.reshape(-1), 2)
     cells = np.bincount(true * len(classes) + guessed, minlength=len(classes) ** 2)
     return cells.reshape(len(classes), len(classes)), classes
-
-
-def class_name(part, label) -> str:
-    """The name of a class, or its number."""
-    names = part.class_names
-    known = names is not None and 0 <= label < len(names)
-    return str(names[label]) if known else str(label)
 
 
 def _labels(count: str) -> str:
