@@ -154,7 +154,7 @@ def test_watch_logs_std_and_rank_of_a_plain_model(kind):
     [
         ("point", r"feature_std is 0.001, below min_std=0.03: all images are near"),
         ("same", r"feature_std is 0.000, below min_std=0.03"),
-        ("line", r"feature_rank is 1\.\d+, below min_rank=2.25: hardly any"),
+        ("line", r"feature_rank is 1\.\d+, below min_rank=2.4: hardly any"),
         ("nan", r"feature_std is nan, as the numbers are not finite"),
     ],
 )
@@ -176,6 +176,14 @@ def test_few_directions_are_a_collapse_where_the_views_of_an_image_agree(similar
         warnings.simplefilter("always")
         watch.on_epoch_end(0, {"positive_similarity": similarity})
     assert bool(caught) == (watch.reason is not None) == (similarity > 0.65)
+
+
+def test_few_directions_that_become_more_are_no_collapse():
+    watch = CollapseWatch(IMAGES)
+    watch.untrained = {"feature_std": 1.0, "feature_rank": 5.0}
+    measured = [{"feature_std": 1.0, "feature_rank": rank} for rank in (1.8, 2.0, 1.9)]
+    assert watch.judge(measured[1], measured[0]) is None
+    assert "below min_rank=2.4" in watch.judge(measured[2], measured[1])
 
 
 def test_watch_asked_to_stop_ends_after_the_epoch_of_the_finding():

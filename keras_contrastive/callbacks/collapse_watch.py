@@ -37,11 +37,13 @@ class CollapseWatch(keras.callbacks.Callback):
       running averages, which in the first epochs of a short run are far behind.)
 
     Few directions alone are no collapse: a method may begin with few. They are where the views of an image are much alike
-    already: where the epoch's `positive_similarity`, which a `ContrastiveModel` logs, is above `agreement`.
+    already, the epoch's `positive_similarity`, which a `ContrastiveModel` logs, being above `agreement`, and where the
+    rank has not risen since it was judged last.
 
     The defaults lie between runs of the methods in `recipes.RECIPES` with their small settings and runs whose guard was
     taken away, which the README lists (`scripts/benchmarks/collapse.py`). SimSiam without its stopped gradient or without
-    its predictor was found in the second epoch; the margin to BYOL, which has few directions in photographs, is thin.
+    its predictor was found by the second epoch, whether it has 20 steps or 78. The margin to BYOL is thin, which in
+    photographs begins with about two directions and then gains some.
     Where the learning rate rises slowly, or epochs have few steps, it takes longer.
 
     Not found, since directions are not what they lose first: VICReg without variance (its rows shrink while their
@@ -88,7 +90,7 @@ class CollapseWatch(keras.callbacks.Callback):
         images,
         *,
         stop: bool = False,
-        min_rank: float = 2.25,
+        min_rank: float = 2.4,
         min_share: float = 0.2,
         min_std: float = 0.03,
         agreement: float = 0.65,
@@ -116,7 +118,7 @@ class CollapseWatch(keras.callbacks.Callback):
         super().set_model(model)
         if model is self._watched:  # a further `fit` of the same model
             return
-        self._watched, self.untrained = model, None
+        self._watched, self.untrained, self._last = model, None, None
         self.reason = self.current = None
         encoder, head = getattr(model, "encoder", model), getattr(model, "head", None)
         parts = [part for part in (encoder, head) if part is not None]
@@ -131,7 +133,7 @@ class CollapseWatch(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.untrained is None:
-            self.untrained = self.measure()
+            self.untrained = self._last = self.measure()
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
@@ -140,7 +142,8 @@ class CollapseWatch(keras.callbacks.Callback):
         similarity = (logs or {}).get("positive_similarity", 1.0)
         if logs is not None:
             logs.update(measures)
-        found = self.judge(measures, positive_similarity=similarity)
+        found = self.judge(measures, self._last, positive_similarity=similarity)
+        self._last = measures
         self.current = found
         if found is None:
             return
@@ -175,9 +178,13 @@ class CollapseWatch(keras.callbacks.Callback):
         }
 
     def judge(
-        self, measures: dict[str, float], *, positive_similarity: float = 1.0
+        self,
+        measures: dict[str, float],
+        last: dict[str, float],
+        *,
+        positive_similarity: float = 1.0,
     ) -> str | None:
-        """What is wrong with measures, compared with those `untrained`; None where nothing is."""
+        """What is wrong with measures, compared with the last ones and those `untrained`; None where nothing is."""
         agree = positive_similarity > self.agreement
         for key, value in measures.items():
             if not np.isfinite(value):
@@ -188,7 +195,8 @@ class CollapseWatch(keras.callbacks.Callback):
             before = self.untrained[rank]
             if measures[std] < self.min_std:
                 return f"{std} is {measures[std]:.3f}, below min_std={self.min_std:g}: all images are near one point"
-            if agree and measures[in_batch] < self.min_rank:
+            has_risen = measures[in_batch] > last[in_batch]
+            if agree and not has_risen and measures[in_batch] < self.min_rank:
                 return (
                     f"{in_batch} is {measures[in_batch]:.3f}, below min_rank={self.min_rank:g}: hardly any directions "
                     "are left"

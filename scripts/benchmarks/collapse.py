@@ -161,9 +161,11 @@ def judged(found: dict) -> str | None:
     watch.untrained, by_epoch = found["untrained"], dict(found["by_epoch"])
     epochs = len(by_epoch["feature_std"])
     similarity = by_epoch.pop("positive_similarity", [1.0] * epochs)
+    last = watch.untrained
     for epoch in range(epochs):
         measures = {key: values[epoch] for key, values in by_epoch.items()}
-        reason = watch.judge(measures, positive_similarity=similarity[epoch])
+        reason = watch.judge(measures, last, positive_similarity=similarity[epoch])
+        last = measures
         if reason is not None:
             return f"epoch {epoch + 1}: {reason}"
     return None

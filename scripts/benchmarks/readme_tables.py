@@ -114,15 +114,26 @@ def evaluation() -> str:
 def collapse() -> str:
     """In which runs the watch raised an alarm, one row a run."""
     found = {
-        "digits, 4 epochs": "digits-1297-epochs4-seed0",
-        "Fashion-MNIST, 2,560 images": "fashion_mnist-2560-epochs2-seed0",
-        "CIFAR-10, 2,560 images": "cifar10_jpeg-2560-epochs2-seed0",
-        "CIFAR-10, 10,000 images": "cifar10_jpeg-10000-epochs2-seed0",
+        "digits, 4 epochs": ["digits-1297-epochs4-seed0"],
+        "Fashion-MNIST, 2,560 images, seeds 0, 1": [
+            f"fashion_mnist-2560-epochs2-seed{seed}" for seed in (0, 1)
+        ],
+        "CIFAR-10, 2,560 images, seeds 0, 1": [
+            f"cifar10_jpeg-2560-epochs2-seed{seed}" for seed in (0, 1)
+        ],
+        "CIFAR-10, 10,000 images, seeds 0, 2; 1 for 5 epochs": [
+            "cifar10_jpeg-10000-epochs2-seed0",
+            "cifar10_jpeg-10000-epochs2-seed2",
+            "cifar10_jpeg-10000-epochs5-seed1",
+        ],
     }
     results = {
-        title: _results.read(f"collapse/{name}") for title, name in found.items()
+        title: [_results.read(f"collapse/{name}") for name in names]
+        for title, names in found.items()
     }
-    runs = dict.fromkeys(run for result in results.values() for run in result["runs"])
+    runs = dict.fromkeys(
+        run for of in results.values() for result in of for run in result["runs"]
+    )
     rows = [
         f"| run | {' | '.join(results)} |",
         f"|---|{'---|' * len(results)}",
@@ -130,19 +141,20 @@ def collapse() -> str:
     # Broken runs have a method's name and what was taken away.
     good = [name for name in runs if "-" not in name]
     for name in [*good, *(name for name in runs if "-" in name)]:
-        cells = [_alarm(result["runs"].get(name)) for result in results.values()]
+        cells = [
+            ", ".join(_alarm(each["runs"][name]) for each in of if name in each["runs"])
+            for of in results.values()
+        ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     how = (
         "Good runs above, then runs whose guard was taken away; in the cells the epoch of the alarm. "
-        "`python scripts/benchmarks/collapse.py --data SPEC --images N`, seed 0. "
-        + _machine(next(iter(results.values())))
+        "`python scripts/benchmarks/collapse.py --data SPEC --images N --seed K`. "
+        + _machine(next(iter(results.values()))[0])
     )
     return "\n".join([*rows, "", how])
 
 
 def _alarm(run) -> str:
-    if run is None:
-        return ""
     return "none" if run["reason"] is None else f"**{run['reason'].split(':')[0]}**"
 
 
