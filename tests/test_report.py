@@ -285,6 +285,15 @@ def test_advice_follows_what_the_run_shows(made, good, history, said):
     assert len(advice) <= 4
 
 
+@pytest.mark.parametrize("epochs", [6, 600], ids=["few", "many"])
+def test_run_of_few_steps_that_has_not_worked_is_advised_to_go_on(made, epochs):
+    config = {"method": "byol", "train_images": 480, "batch_size": 128}
+    run = run_of(made, *judged(made, 0.7, 0.7), config={**config, "epochs": epochs})
+    assert any("18 steps in all are few" in x for x in report.advice(run)) == (
+        epochs == 6
+    )
+
+
 def test_noise_of_the_knn_is_no_advice(made, good):
     advice = report.advice(run_of(made, *good, history={"knn_accuracy": NOISE}))
     assert not any("kNN was" in line for line in advice), advice

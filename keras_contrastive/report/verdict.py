@@ -17,6 +17,7 @@ DRAWS = 20  # of the labelled images, behind the deviation of a few-label accura
 FEW_IMAGES = 5_000
 # Methods whose accuracy says how often the other view is found among all others in the batch.
 WITH_NEGATIVES = ("simclr", "dcl", "nnclr", "moco_v3")
+FEW_STEPS = 1_000  # fewer seldom teach an encoder anything
 PROBED = 200  # images that have a say in the kNN of a training
 # A confusion matrix of more classes than this would take more memory than it tells.
 CONFUSED_CLASSES = 1000
@@ -251,6 +252,12 @@ def _advice(run: Run) -> Iterator[str]:
             "Use it: scripts/export.py writes a SavedModel of embeddings for search; with labels, fine-tune the whole "
             "network (--fine-tune of this script tells what that brings)."
         )
+    steps = _steps(config)
+    if worked in ("unsure", "bad") and steps is not None and steps < FEW_STEPS:
+        yield (
+            f"Train longer: {steps:,} steps in all are few. More --epochs; some thousand steps are usual, even for a small "
+            "set."
+        )
     if worked in ("unsure", "bad") and not collapsed:
         yield (
             "Look at the views below: can you still tell which belong together, and do they keep what tells your classes "
@@ -274,6 +281,15 @@ def _advice(run: Run) -> Iterator[str]:
     pair = most_confused(run)
     if pair is not None:
         yield pair
+
+
+def _steps(config) -> int | None:
+    """How many training steps a run had; None where its configuration does not tell."""
+    known = [config.get(key) for key in ("train_images", "batch_size", "epochs")]
+    if None in known:
+        return None
+    images, batch_size, epochs = known
+    return images // batch_size * epochs
 
 
 def _against_collapse(method: str) -> str:
