@@ -8,6 +8,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_contrastive.evaluation._training import in_blocks
+
+
+def predicting(model, images: np.ndarray):
+    """The model as it predicts: a function of a batch of such images.
+
+    Not `predict`: inside `fit` it would run callbacks of its own. Traced once for all sizes of batches, when it is first
+    called: the model may not be built before.
+    """
+    spec = tf.TensorSpec((None, *images.shape[1:]), images.dtype)
+    return tf.function(
+        lambda batch: model(batch, training=False), input_signature=[spec]
+    )
+
 
 def make_embedder(
     model: keras.Model, images: np.ndarray, batch_size: int
@@ -24,18 +38,17 @@ def make_embedder(
     Returns:
         A function that returns an array `(n, dim)`; features of higher rank are flattened.
     """
-    spec = tf.TensorSpec((None, *images.shape[1:]), images.dtype)
-    # Not `predict`: inside `fit` it would run callbacks of its own. Traced once for all sizes of batches.
-    embed = tf.function(
-        lambda batch: model(batch, training=False), input_signature=[spec]
-    )
+    embed = predicting(model, images)
+    return lambda: in_blocks(embed, images, batch_size).reshape(len(images), -1)
 
-    def embedder() -> np.ndarray:
-        starts = range(0, len(images), batch_size)
-        rows = [embed(images[at : at + batch_size]).numpy() for at in starts]
-        return np.concatenate(rows).reshape(len(images), -1)
 
-    return embedder
+def check_labels(labels, images: np.ndarray) -> None:
+    """Raise unless there is one label for each image, or None for all."""
+    if labels is not None and np.shape(labels) != (len(images),):
+        raise ValueError(
+            "`labels` must hold one label for each of the images. "
+            f"Received: labels.shape={np.shape(labels)}, images.shape={images.shape}."
+        )
 
 
 def single_images(model: keras.Model, images: np.ndarray) -> np.ndarray:

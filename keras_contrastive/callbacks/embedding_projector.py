@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_integer
 from keras_contrastive._numerics import normalize_rows
-from keras_contrastive.callbacks._features import make_embedder
+from keras_contrastive.callbacks._features import check_labels, make_embedder
 from keras_contrastive.callbacks._thumbnails import thumbnails
 from keras_contrastive.pictures._common import class_name
 
@@ -73,11 +73,7 @@ class EmbeddingProjector(keras.callbacks.Callback):
                 "`images` must have shape (n, height, width, channels) and hold at least one image. "
                 f"Received: images.shape={images.shape}."
             )
-        if labels is not None and np.shape(labels) != (len(images),):
-            raise ValueError(
-                "`labels` must hold one label for each of the images. "
-                f"Received: labels.shape={np.shape(labels)}, images.shape={images.shape}."
-            )
+        check_labels(labels, images)
         self.log_dir = Path(log_dir)
         order = np.random.default_rng(0).permutation(len(images))
         self.indices = np.sort(order[:count])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_contrastive._checks import check_integer, check_positive
+from keras_contrastive.callbacks._features import predicting
 from keras_contrastive.evaluation import knn_accuracy
+from keras_contrastive.evaluation._training import in_blocks
 
 
 class KNNProbe(keras.callbacks.Callback):
@@ -73,13 +74,7 @@ class KNNProbe(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        # Not `predict`: inside `fit` it would run callbacks of its own. Traced once for all sizes of batches.
-        images = tf.TensorSpec(
-            (None, *self.train_images.shape[1:]), self.train_images.dtype
-        )
-        self._embed = tf.function(
-            lambda batch: model(batch, training=False), input_signature=[images]
-        )
+        self._embed = predicting(model, self.train_images)
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every == 0 and logs is not None:
@@ -88,18 +83,12 @@ class KNNProbe(keras.callbacks.Callback):
     def measure(self) -> float:
         """The accuracy now, in 0..1. Needs a model: within `fit`, or after `set_model`."""
         return knn_accuracy(
-            self._features(self.train_images),
+            in_blocks(self._embed, self.train_images, self.batch_size),
             self.train_labels,
-            self._features(self.test_images),
+            in_blocks(self._embed, self.test_images, self.batch_size),
             self.test_labels,
             k=self.k,
             temperature=self.temperature,
-        )
-
-    def _features(self, images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), self.batch_size)
-        return np.concatenate(
-            [self._embed(images[at : at + self.batch_size]).numpy() for at in starts]
         )
 
 

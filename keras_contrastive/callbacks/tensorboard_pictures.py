@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_contrastive._checks import check_integer
 from keras_contrastive._numerics import normalize_rows
-from keras_contrastive.callbacks._features import make_embedder
+from keras_contrastive.callbacks._features import check_labels, make_embedder
 from keras_contrastive.callbacks._thumbnails import thumbnails
 from keras_contrastive.pictures._common import class_name
 from keras_contrastive.pictures.sheets import neighbours_of, spread_queries
@@ -93,11 +93,7 @@ class TensorBoardPictures(keras.callbacks.Callback):
                 "not empty, of 1 or 3 channels. "
                 f"Received: images.shape={images.shape}, images.dtype={images.dtype}."
             )
-        if labels is not None and np.shape(labels) != (len(images),):
-            raise ValueError(
-                "`labels` must hold one label for each of the images. "
-                f"Received: labels.shape={np.shape(labels)}, images.shape={images.shape}."
-            )
+        check_labels(labels, images)
         self.log_dir = str(log_dir)
         self.images = images[:count]
         # As they come, images are often sorted by class.
