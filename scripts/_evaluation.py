@@ -14,14 +14,20 @@ import numpy as np
 import tensorflow as tf
 from _console import Failure, note, read_lines
 from _run_folder import COLLAPSED
-from _training import features_of, judged_by, load_as, make_recipe, weights_file
+from _training import (
+    features_of,
+    judged_by,
+    load_as,
+    make_recipe,
+    some_views,
+    weights_file,
+)
 from rich.console import Console
 
 import keras_contrastive as kc
 
 SHARES = (0.01, 0.1, 1.0)  # of the labels, for fine-tuning
 ALIGNED = 512  # how many test images give the alignment of views
-SHOWN_VIEWS, SHOWN_IMAGES = 6, 6
 MOST_PAIRED = 5  # of so many runs every pair is compared, of more each with the first
 TITLES = {"knn": "kNN", "linear_probe": "linear probe"}
 
@@ -103,11 +109,7 @@ class Finished:
         """Some images with the views of them that the run was trained on."""
         if self.recipe is None:
             return None
-        images = self.source.train.images
-        images = images[:: max(1, len(images) // SHOWN_IMAGES)][:SHOWN_IMAGES]
-        number = max(SHOWN_VIEWS, self.recipe.num_views)
-        seed = self.config["seed"]
-        return images, kc.augment.views(images, number, self.recipe, seed, 0)
+        return some_views(self.source.train, self.recipe, self.config["seed"])
 
     def history(self) -> dict:
         """Lists over the epochs by name."""

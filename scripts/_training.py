@@ -334,11 +334,8 @@ class Job:
             pictures.neighbours(test.images, maps["trained"], **known),
             folder / "neighbours.png",
         )
-        images = self.judged.train.images
-        images = images[:: max(1, len(images) // 6)][:6]
-        number = max(6, self.recipe.num_views)
-        views = kc.augment.views(images, number, self.recipe, self.options["seed"], 0)
-        pictures.save(pictures.views(images, views), folder / "views.png")
+        shown = some_views(self.judged.train, self.recipe, self.options["seed"])
+        pictures.save(pictures.views(*shown), folder / "views.png")
 
 
 # Arguments of every recipe that the script has too, where they are not the recipe's own.
@@ -455,6 +452,14 @@ def judged_by(source, spec: str) -> kc.data.Source:
             part = kc.data.Part(part.images)
         parts.append(part)
     return kc.data.Source(source.name, *parts)
+
+
+def some_views(part, recipe, seed: int) -> tuple:
+    """Six images of a part, and six views of each, or as many as the recipe makes."""
+    images = part.images
+    images = images[:: max(1, len(images) // 6)][:6]
+    number = max(6, recipe.num_views)
+    return images, kc.augment.views(images, number, recipe, seed, 0)
 
 
 def features_of(model, source) -> tuple:
