@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -137,6 +138,10 @@ def test_run_that_went_on_from_weights_is_compared_with_them(npz, runs, tmp_path
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(found["knn"]) == {"pixels", "before", "trained"}
     assert found["few_label"] == metrics["few_label"]
+    start = keras.models.load_model(runs[0] / "model.keras")
+    rows = start.predict(np.load(npz)["x_test"][..., None], verbose=0)
+    uniformity = found["geometry"]["before"]["uniformity"]
+    assert uniformity == pytest.approx(kc.evaluation.uniformity(rows), abs=1e-4)
 
 
 def test_classes_never_seen_are_judged_by_search(npz, tmp_path, capsys):
