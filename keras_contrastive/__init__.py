@@ -24,6 +24,7 @@ from keras_contrastive import (
     pictures,
     recipes,
     report,
+    search,
     targets,
 )
 from keras_contrastive._version import __version__
@@ -49,5 +50,6 @@ __all__ = [
     "pictures",
     "recipes",
     "report",
+    "search",
     "targets",
 ]

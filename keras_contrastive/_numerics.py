@@ -106,6 +106,61 @@ def unit_rows(rows: np.ndarray, *, block: int = 4096) -> np.ndarray:
     return unit
 
 
+# How many scores share one maximum in `top_k_columns`.
+GROUP = 32
+
+
+def top_k_columns(queries, columns, count, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The k columns with the largest inner product with each query: `tf.math.top_k` of the product, but faster.
+
+    That looks at all scores one by one. Here the maxima of groups of 32 are taken first, one cheap pass, and only the
+    scores of the k groups with the largest ones are looked at: a column of another group has k before it, one of each.
+    Works in graphs, in a SavedModel and under XLA.
+
+    Args:
+        queries: float32 `(m, dim)`.
+        columns: float32 `(dim, capacity)`, capacity a known multiple of 32. Powers of two are slow: their rows fall
+            into the same lines of a CPU's cache.
+        count: int32 or int64 scalar: the columns from there on are not there. They must be finite all the same.
+        k: Integer >= 1.
+
+    Returns:
+        Scores float32 `(m, k)`, largest first, and int64 `(m, k)`: the indices of those columns, of equal scores the
+        lowest first. Where there are fewer than k columns the rest has the score -inf and the index 0.
+    """
+    capacity = columns.shape[1]
+    groups = capacity // GROUP
+    count = tf.cast(count, tf.int64)
+    scores = tf.matmul(queries, columns)  # (m, capacity)
+    if groups < 4 * k:  # the chosen groups would be a large part of all
+        there = tf.range(capacity, dtype=tf.int64) < count
+        scores = tf.where(there, scores, -np.inf)
+        values, indices = tf.math.top_k(scores, min(k, capacity))
+        missing = [[0, 0], [0, k - min(k, capacity)]]
+        values = tf.pad(values, missing, constant_values=-np.inf)
+        indices = tf.pad(tf.cast(indices, tf.int64), missing)
+        return values, tf.where(values == -np.inf, tf.zeros_like(indices), indices)
+    scores = tf.reshape(scores, [-1, groups, GROUP])
+    whole = count // GROUP  # groups from there on are not full
+    best = tf.reduce_max(scores, axis=2)
+    best = tf.where(tf.range(groups, dtype=tf.int64) < whole, best, -np.inf)
+    chosen = tf.math.top_k(best, k, sorted=False).indices
+    # In the order of their columns, so that of equal scores the lowest column stands first.
+    chosen = tf.sort(tf.cast(chosen, tf.int64), axis=1)  # (m, k)
+    candidates = tf.gather(scores, chosen, batch_dims=1)  # (m, k, GROUP)
+    # With fewer than k full groups others were chosen too: the one that follows must not come twice.
+    candidates = tf.where((chosen < whole)[:, :, None], candidates, -np.inf)
+    last = tf.gather(scores, tf.minimum(whole, groups - 1), axis=1)  # (m, GROUP)
+    there = whole * GROUP + tf.range(GROUP, dtype=tf.int64) < count
+    last = tf.where(there, last, -np.inf)
+    candidates = tf.concat([tf.reshape(candidates, [-1, k * GROUP]), last], axis=1)
+    values, places = tf.math.top_k(candidates, k)
+    places = tf.cast(places, tf.int64)
+    chosen = tf.concat([chosen, tf.fill([tf.shape(queries)[0], 1], whole)], axis=1)
+    indices = tf.gather(chosen, places // GROUP, batch_dims=1) * GROUP + places % GROUP
+    return values, tf.where(values == -np.inf, tf.zeros_like(indices), indices)
+
+
 def most_similar(
     queries: np.ndarray, rows: np.ndarray, k: int, *, block: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
