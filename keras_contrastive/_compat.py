@@ -8,6 +8,11 @@ import tensorflow as tf
 KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
 
 
+def versions() -> dict[str, str]:
+    """What runs here, by name."""
+    return {"tensorflow": tf.__version__, "keras": keras.__version__}
+
+
 def scale_loss(optimizer, loss: tf.Tensor) -> tf.Tensor:
     """Multiply `loss` by the optimizer's float16 loss scale; without one, return it as it is."""
     if hasattr(optimizer, "scale_loss"):  # Keras 3: every optimizer
@@ -80,6 +85,43 @@ def hide_from_training(network) -> None:
 def sublayers(network) -> list:
     """The network and all layers within it, each before those that it holds. Neither Keras names them publicly."""
     return list(network._flatten_layers())
+
+
+def call_with_values(network, values: list, inputs):
+    """What the network gives, not in training, with other values in place of some of its weights.
+
+    Args:
+        network: Functional `keras.Model`.
+        values: Pairs of a weight and a tensor of its shape.
+        inputs: What the network is called on.
+    """
+    if not values:
+        return network(inputs, training=False)
+    value_of = {id(weight): value for weight, value in values}
+    if KERAS_3:
+        trainable, others = (
+            [value_of.get(id(weight), weight.value) for weight in weights]
+            for weights in (
+                network.trainable_variables,
+                network.non_trainable_variables,
+            )
+        )
+        return network.stateless_call(trainable, others, inputs, training=False)[0]
+    # Keras 2.15 knows no such call: the attributes that hold the weights hold the values meanwhile.
+    held = [
+        (layer, name, weight)
+        for layer in sublayers(network)
+        for name, weight in vars(layer).items()
+        if id(weight) in value_of
+    ]
+    try:
+        for layer, name, weight in held:
+            value = tf.cast(value_of[id(weight)], layer.compute_dtype)
+            vars(layer)[name] = value
+        return network(inputs, training=False)
+    finally:
+        for layer, name, weight in held:
+            vars(layer)[name] = weight
 
 
 def draws_without_state(network) -> bool:

@@ -97,6 +97,26 @@ class RunFolder:
             )
         return self / "model.keras"
 
+    def card(self) -> dict:
+        """What an export's model card says of the run."""
+        config = self.read("config.json")
+        figures = self.read("metrics.json") if self.finished else {}
+        figures.pop("history", None)
+        images = ("train_images", "image_shape", "images_crc32")
+        data = {"spec": config["data"], **{name: config[name] for name in images}}
+        settings = {
+            name: value
+            for name, value in config.items()
+            if name not in ("data", "method", *images)
+        }
+        method = config.get("method", "simclr")
+        return {
+            "data": data,
+            "method": method,
+            "settings": settings,
+            "figures": figures,
+        }
+
     def read(self, name: str):
         """The content of a JSON file of the run."""
         try:

@@ -306,17 +306,18 @@ class Job:
     def _finish(self, folder, history, untrained):
         trained = self._features()
         self.model.save(folder / "model.keras")
-        kc.export.save(
-            self.model,
-            folder / "saved_model" / "1",
-            image_size=self.source.train.image_shape[0],
-        )
         before = "untrained" if self.options["init"] is None else "before"
         self._draw(folder, {before: untrained[1], "trained": trained[1]})
         measures = _measure(self.judged, {before: untrained, "trained": trained})
         images = sum(row["steps"] for row in history.rows) * self.options["batch_size"]
         seconds = sum(row["seconds"] for row in history.rows)
         speed = {"seconds": seconds, "images_per_second": images / seconds}
+        kc.export.save(
+            self.model,
+            folder / "saved_model" / "1",
+            image_size=self.source.train.image_shape[0],
+            card={**folder.card(), "figures": {**measures, **speed}},
+        )
         folder.write(
             "metrics.json", {"history": history.columns(), **measures, **speed}
         )
@@ -434,8 +435,8 @@ def images_of(part, spec: str) -> kc.data.Examples:
     """The single images of a part: of given pairs and triplets, those that they are made of."""
     if isinstance(part, kc.data.Stream):
         raise Failure(
-            f"'{spec}' is a stream here, which scripts do not train on. Leave out --cache none, or write it as "
-            "shards first: scripts/make_tfrecords.py."
+            f"'{spec}' is a stream here, which scripts do not read. Write it as shards first (scripts/make_tfrecords.py), "
+            "or, where it was given, leave out --cache none."
         )
     return part.examples if isinstance(part, kc.data.Given) else part
 
@@ -466,6 +467,27 @@ def features_of(model, source) -> tuple:
     """The features of the train and the test images."""
     parts = (source.train.images, source.test.images)
     return tuple(model.predict(images, batch_size=256, verbose=0) for images in parts)
+
+
+def fitted_probe(model, config: dict) -> tuple:
+    """A linear probe on the labelled images of a run, judged on its test part; and the names of the classes, or None."""
+    source = judged_by(load_as(config), config["data"])
+    train, test = (
+        kc.report.labelled_rows(part) for part in (source.train, source.test)
+    )
+    if len(train) == 0 or len(test) == 0 or config.get("split") == "classes":
+        raise Failure(
+            "A probe needs labelled images to train on and others of the same classes to be judged by. "
+            f"'{config['data']}' has none, or was split by classes."
+        )
+    features = features_of(model, source)
+    probe = kc.evaluation.linear_probe(
+        features[0][train],
+        source.train.labels[train],
+        features[1][test],
+        source.test.labels[test],
+    )
+    return probe, source.train.class_names
 
 
 def _measure(source, representations: dict) -> dict:

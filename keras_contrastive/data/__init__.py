@@ -26,6 +26,7 @@ Everything that `batches`, `pairs`, `triplets`, `class_balanced` and `partly_lab
 from __future__ import annotations
 
 from keras_contrastive.data.batches import batches
+from keras_contrastive.data.encoded import decode_batch
 from keras_contrastive.data.files import FilePart
 from keras_contrastive.data.given import Given
 from keras_contrastive.data.images import decode, resize
@@ -54,6 +55,7 @@ __all__ = [
     "batches",
     "class_balanced",
     "decode",
+    "decode_batch",
     "keep_labels",
     "load",
     "pairs",

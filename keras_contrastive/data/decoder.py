@@ -38,7 +38,7 @@ _ENTRY = (
     r"|\x01\x12\x00\x03\x00\x00\x00\x01\x00[\x02-\x08]"
     r"|\x01\x12\x00\x04\x00\x00\x00\x01\x00\x00\x00[\x02-\x08])"
 )
-_TURNED, _TURNED_BYTES = rf"\C*{_ENTRY}\C*", _ENTRY.encode()
+TURNED, _TURNED_BYTES = rf"\C*{_ENTRY}\C*", _ENTRY.encode()
 
 
 class Decoder:
@@ -160,7 +160,7 @@ class Decoder:
         pixels = tf.reduce_prod(tf.cast(sides, tf.int64), axis=1)
         # EXIF stands first in a JPEG. In a PNG it may be anywhere.
         head = tf.strings.substr(jpeg, 0, 2**16)
-        odd = tf.strings.regex_full_match(head, _TURNED) | tf.strings.regex_full_match(
+        odd = tf.strings.regex_full_match(head, TURNED) | tf.strings.regex_full_match(
             png, r"\C*(?:eXIf|exif)\C*"
         )
         plain = (is_png | is_jpeg) & (pixels <= self.max_pixels) & ~odd

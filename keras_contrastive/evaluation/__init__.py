@@ -11,7 +11,11 @@ from keras_contrastive.evaluation.geometry import (
     uniformity,
 )
 from keras_contrastive.evaluation.knn import knn_accuracy, knn_predictions
-from keras_contrastive.evaluation.linear_probe import LinearProbeResult, linear_probe
+from keras_contrastive.evaluation.linear_probe import (
+    LinearClassifier,
+    LinearProbeResult,
+    linear_probe,
+)
 from keras_contrastive.evaluation.ranking import similarity_ranking
 from keras_contrastive.evaluation.retrieval import RetrievalScores, retrieval
 from keras_contrastive.evaluation.significance import (
@@ -32,6 +36,7 @@ __all__ = [
     "FewLabelAccuracy",
     "Geometry",
     "Interval",
+    "LinearClassifier",
     "LinearProbeResult",
     "ProbeResult",
     "RetrievalScores",

@@ -17,6 +17,17 @@ _MAX_VALIDATED = 10_000
 _DEFAULT_STRENGTH = 1.0
 
 
+class LinearClassifier(NamedTuple):
+    """A linear layer on features as they are: class probabilities are softmax(features @ weights + bias)."""
+
+    weights: np.ndarray
+    """float32 `(dim, classes)`."""
+    bias: np.ndarray
+    """float32 `(classes,)`."""
+    classes: np.ndarray
+    """The label of each column, `(classes,)`, sorted."""
+
+
 class LinearProbeResult(NamedTuple):
     """What a linear probe found."""
 
@@ -26,6 +37,8 @@ class LinearProbeResult(NamedTuple):
     """The predicted label of each test row, `(m,)`."""
     strength: float
     """The inverse strength of the L2 penalty (scikit-learn's C) that was chosen."""
+    classifier: LinearClassifier
+    """What was fitted, for features that are not standardised: `export.save(model, path, classifier=...)` serves it."""
 
 
 def linear_probe(
@@ -58,7 +71,7 @@ def linear_probe(
         seed: Integer >= 0: which rows validate, and their folds.
 
     Returns:
-        `LinearProbeResult(accuracy, predictions, strength)`.
+        `LinearProbeResult(accuracy, predictions, strength, classifier)`.
 
     Raises:
         ValueError: An array is empty, not finite or of another width or length than its partner, `train` has one
@@ -89,7 +102,8 @@ def linear_probe(
         raise ValueError(
             f"`train_labels` must hold at least two classes, to tell apart. Received: class {classes[0]} alone."
         )
-    train, test = _standardized(train, test)
+    mean, scale = _standardization(train)
+    train, test = (_standardized(rows, mean, scale) for rows in (train, test))
     # One core for each fit: on a busy machine several spend most of the time on waiting for one another.
     with threadpool_limits(1), warnings.catch_warnings():
         # Where the last digits of a float32 loss stop the search, the classes have long been settled.
@@ -102,20 +116,41 @@ def linear_probe(
         model = _model(max_iter=1000).set_params(C=strength).fit(train, codes)
     predictions = classes[model.predict(test)]
     accuracy = float(np.mean(predictions == test_labels))
-    return LinearProbeResult(accuracy, predictions, strength)
+    classifier = _unstandardized(model, mean, scale, classes)
+    return LinearProbeResult(accuracy, predictions, strength, classifier)
 
 
-def _standardized(train, test) -> tuple[np.ndarray, np.ndarray]:
-    """Both parts with mean 0 and standard deviation 1 in the training part, 0 in columns that are constant there."""
+def _standardization(train) -> tuple[np.ndarray, np.ndarray]:
+    """What is subtracted, and then multiplied by, for mean 0 and standard deviation 1; float32 `(dim,)`.
+
+    Columns that are constant in the training part are multiplied by 0.
+    """
     mean = train.mean(axis=0, dtype=np.float64).astype(np.float32)
     constant = train.min(axis=0) == train.max(axis=0)
-    train, test = train - mean, test - mean
-    squared = np.einsum("nd,nd->d", train, train, dtype=np.float64)
+    centred = train - mean
+    squared = np.einsum("nd,nd->d", centred, centred, dtype=np.float64)
     deviation = np.sqrt(squared / len(train))
     scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
-    train *= scale.astype(np.float32)
-    test *= scale.astype(np.float32)
-    return train, test
+    return mean, scale.astype(np.float32)
+
+
+def _standardized(rows, mean, scale) -> np.ndarray:
+    rows = rows - mean
+    rows *= scale
+    return rows
+
+
+def _unstandardized(model, mean, scale, classes) -> LinearClassifier:
+    """The fitted model as a layer on features as they come."""
+    coefficients, bias = model.coef_, model.intercept_
+    if len(classes) == 2:  # scikit-learn keeps the second class's logit alone
+        coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
+        bias = np.concatenate([np.zeros_like(bias), bias])
+    weights = (coefficients * scale.astype(np.float64)).T
+    bias = bias - mean.astype(np.float64) @ weights
+    return LinearClassifier(
+        weights.astype(np.float32), bias.astype(np.float32), classes
+    )
 
 
 def _best_strength(rows, codes, strengths, folds: int, seed: int) -> float:

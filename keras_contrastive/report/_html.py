@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _EMPTY = ("img", "meta", "circle")
+_ASSETS = Path(__file__).parent
 
 
 class Html(str):
@@ -49,6 +51,36 @@ def join(children) -> Html:
             child = join(child)
         parts.append(child if isinstance(child, Html) else html.escape(str(child)))
     return Html("".join(parts))
+
+
+def document(title: str, body, *, style: list[str], script: str | None = None) -> str:
+    """A page that holds all it needs, and whose browser loads nothing.
+
+    Args:
+        title: Of the page.
+        body: Elements.
+        style: Names of CSS files beside this module, one after the other.
+        script: Name of the page's script there, if it has one.
+    """
+    # No request leaves the page, whatever a name in it says.
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    if script is not None:
+        policy += "; script-src 'unsafe-inline'"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("title", title),
+        [tag("style", _asset(name)) for name in style],
+    )
+    run = None if script is None else tag("script", _asset(script))
+    shown = tag("body", tag("main", body), run)
+    return f"<!doctype html>\n{tag('html', head, shown, lang='en')}\n"
+
+
+def _asset(name: str) -> Html:
+    return Html((_ASSETS / name).read_text("utf-8"))
 
 
 def json_data(name: str, content) -> Html:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import colorsys
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +18,7 @@ from keras_contrastive.pictures._common import as_rows, class_name
 from keras_contrastive.pictures.sheets import neighbours_of
 from keras_contrastive.report._html import (
     Html,
+    document,
     figure,
     json_data,
     sprite,
@@ -37,7 +37,6 @@ MOST_POINTS = 1200  # in the maps of a page, over all runs
 THUMBNAIL = 40  # pixels of the longer side, at most
 NEAR = 8  # images shown as similar to the one under the pointer
 MOST_CLASSES = 20  # named in a legend or a confusion matrix
-_ASSETS = Path(__file__).parent
 
 # Title of a panel of curves -> (what the history calls it, the name of its line).
 _CURVES = {
@@ -94,28 +93,7 @@ def page(
             parts = [tag("details", shown, parts, open=number == 0 or None)]
         body += parts
     body.append(tag("footer", about))
-    return _document(title, body)
-
-
-def _document(title: str, body) -> str:
-    style, script = (
-        Html((_ASSETS / f"page.{kind}").read_text("utf-8")) for kind in ("css", "js")
-    )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # No request leaves the page, whatever a name in it says.
-        tag(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
-        ),
-        tag("title", title),
-        tag("style", style),
-    )
-    shown = tag("body", tag("main", body), tag("script", script))
-    return f"<!doctype html>\n{tag('html', head, shown, lang='en')}\n"
+    return document(title, body, style=["page.css"], script="page.js")
 
 
 def _head(runs, title: str) -> Html:

@@ -111,6 +111,98 @@ def evaluation() -> str:
     return "\n".join([*rows, "", how])
 
 
+def search() -> str:
+    """How long exact and approximate search take, one row a way."""
+    results = [
+        _results.read(name)
+        for name in ("search", "search_embeddings")
+        if (_results.RESULTS / f"{name}.json").exists()
+    ]
+    if not results:
+        return "Not measured: `python scripts/benchmarks/search.py`."
+    titles = {
+        "ours": "**`search.Index`**",
+        "tensorflow": "`tf.math.top_k` of the product",
+        "faiss": "faiss `IndexFlatIP`",
+        "faiss_approximate": '`Index(approximate="faiss")`',
+        "usearch_approximate": '`Index(approximate="usearch")`',
+    }
+    heads = [
+        f"{result['rows']:,} {result['kind']} rows of dimension {result['dim']}"
+        for result in results
+    ]
+    rows = [f"| {' | '.join(['search', *heads])} |", "|---" * (1 + len(heads)) + "|"]
+    for name, title in titles.items():
+        cells = [title]
+        for result in results:
+            cell = f"{1e3 * result['median_seconds'][name]:.1f} ms"
+            cell = f"**{cell}**" if name == "ours" else cell
+            if name in result["recall"]:
+                cell += f", finds {result['recall'][name]:.1%}, built in {result['build_seconds'][name]:.1f} s"
+            cells.append(cell)
+        rows.append(f"| {' | '.join(cells)} |")
+    result = results[0]
+    versions = ", ".join(f"{name} {v}" for name, v in result["peers"].items())
+    how = (
+        f"`{result['command']}`: {result['queries']} queries at a time, the {result['top']} nearest of each, {result['threads']} "
+        "threads, NumPy arrays in and out, in turns, medians; the exact ways find the same. Real embeddings: `--embeddings "
+        f"FILE.npz`. {_machine(result)} {versions}."
+    )
+    return "\n".join([*rows, "", how])
+
+
+def duplicates() -> str:
+    """How well near-duplicates are found, one row a kind of alteration."""
+    result = _results.read("duplicates")
+    kinds = result["kinds"]
+    ways = list(next(iter(kinds.values())))
+    rows = [
+        f"| planted copies | {' | '.join(ways)} |",
+        "|---" * (1 + len(ways)) + "|",
+    ]
+    for kind, found in kinds.items():
+        cells = [
+            f"{100 * found[way]['average_precision']:.0f}, {100 * found[way]['recall']:.0f}"
+            for way in ways
+        ]
+        rows.append(f"| {kind} | {' | '.join(cells)} |")
+    fixed = kinds["all kinds"]["embeddings"]["by_threshold"]
+    fixed = "; ".join(
+        f"{threshold}: {100 * at['precision']:.0f}, {100 * at['recall']:.0f}"
+        for threshold, at in fixed.items()
+        if at["precision"] is not None
+    )
+    how = (
+        f"Copies of {result['copies']} of {result['photographs']} photographs. In the cells, in percent: average precision "
+        f"of all pairs ranked by similarity, and the share of right pairs found at {100 * result['precision']:.0f} % "
+        f"precision. Embeddings of all kinds by fixed thresholds, precision and recall: {fixed}. "
+        f"`{result['command']}`. {_machine(result)}"
+    )
+    return "\n".join([*rows, "", how])
+
+
+def embed() -> str:
+    """How fast photographs are embedded, one row a size."""
+    result = _results.read("embed")
+    rows = [
+        "| encoder's images | decoding alone | read by the loader | embedded, end to end | share of the loader's rate | of decoding alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size, rates in result["images_per_second"].items():
+        decoding, loader, embedding = (
+            rates[name] for name in ("decoding", "loader", "embedding")
+        )
+        rows.append(
+            f"| {size} px | {decoding:,} | {loader:,} | {embedding:,} | {embedding / loader:.0%} | {embedding / decoding:.0%} |"
+        )
+    width, height = result["image_sides"]
+    how = (
+        f"Images a second: {result['images']:,} JPEG files of {width} x {height} pixels, `small_resnet`, medians of "
+        f"{result['turns']} turns: `{result['command']}`. {_machine(result)}"
+    )
+    return "\n".join([*rows, "", how])
+
+
 def collapse() -> str:
     """In which runs the watch raised an alarm, one row a run."""
     found = {
@@ -416,6 +508,9 @@ TABLES = {
     "input_share": input_share,
     "input_stall": input_stall,
     "evaluation": evaluation,
+    "search": search,
+    "duplicates": duplicates,
+    "embed": embed,
     "collapse": collapse,
     "losses": losses,
     "augment": augment,
