@@ -526,5 +526,5 @@ def _show_next(folder):
         "Next:\n"
         f"  {python} -m tensorboard.main --logdir {here}/tensorboard\n"
         f"  {python} scripts/evaluate.py {here}\n"
-        f"  {python} scripts/export.py {here} --out served/1"
+        f"  {python} scripts/export.py {here} --versions served"
     )

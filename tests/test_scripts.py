@@ -196,6 +196,53 @@ def test_export_writes_a_saved_model(finished, tmp_path, capsys):
     assert "serving_default" in capsys.readouterr().out
 
 
+def test_export_of_versions_serves_labels_and_neighbours(
+    finished, npz, tmp_path, capsys
+):
+    run, served = finished[0], tmp_path / "served"
+    assert call("export", run, "--versions", served) == 0
+    found = tmp_path / "found.npz"
+    data = f"npz:{npz}"
+    assert call("embed", served / "1", "--data", data, "--out", found) == 0
+    more = ["--classify", "--float16", "--index", found, "--top", 3]
+    assert call("export", run, "--versions", served, *more) == 0
+    assert "% of the test images right" in capsys.readouterr().out
+    assert sorted(path.name for path in served.iterdir()) == ["1", "2"]
+    card = json.loads((served / "2" / "assets" / "model_card.json").read_text())
+    assert card["data"]["spec"] == data
+    assert card["method"] == "simclr"
+    assert card["settings"]["epochs"] == 2
+    assert (
+        card["figures"]["knn"] == json.loads((run / "metrics.json").read_text())["knn"]
+    )
+    assert (card["weights_dtype"], card["indexed_images"]) == ("float16", 68)
+    with np.load(npz) as arrays:
+        images, labels = arrays["x_test"][..., None], arrays["y_test"]
+    signatures = tf.saved_model.load(str(served / "2")).signatures
+    predicted = signatures["classify"](images=tf.constant(images))["label"]
+    right = np.mean(predicted.numpy() == labels)
+    assert right == pytest.approx(card["figures"]["classify_accuracy"], abs=0.051)
+    encoded = tf.stack([tf.io.encode_png(image) for image in images[:4]])
+    ids = signatures["search"](bytes=encoded)["ids"].numpy()
+    assert ids.shape == (4, 3)
+    # Each is in the index itself.
+    assert ids[:, 0].tolist() == [b"test/0", b"test/1", b"test/2", b"test/3"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "one of the arguments --out --versions is required"),
+        (["--out", "a", "--versions", "b"], "not allowed with argument"),
+        (["--out", "a", "--index", "no.npz"], "there is no file 'no.npz'"),
+    ],
+    ids=["nowhere", "twice", "index"],
+)
+def test_bad_option_of_export_gives_one_line(finished, options, message, capsys):
+    assert call("export", finished[0], *options) == 2
+    assert message in one_line(capsys)
+
+
 def test_finished_run_is_refused_and_resume_says_so(finished, npz, capsys):
     arguments = ["--data", f"npz:{npz}", *QUICK, "--out", finished[0]]
     assert call("train", *arguments) == 2
@@ -474,7 +521,9 @@ def test_folder_that_is_no_run_is_never_emptied(tmp_path, capsys):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export", "show_views"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "export", "embed", "search", "show_views"]
+)
 def test_help_answers_without_loading_tensorflow(name):
     code = f"import sys; sys.path.insert(0, 'scripts'); sys.argv = ['{name}.py', '--help']\n"
     code += f"try:\n    import {name}; {name}.main()\n"
