@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
@@ -59,12 +58,13 @@ class Embedded:
             return None
         return str(label if self._class_names is None else self._class_names[label])
 
-    def embeddings_of(self, names) -> np.ndarray:
-        return self._rows[[self._row[name] for name in names]]
+    def whitened(self) -> kc.search.Index:
+        """The same images by whitened embeddings, in the same order."""
+        whitened = kc.search.whiten(self.index.embeddings)
+        return kc.search.Index(whitened, self.index.ids)
 
-    @functools.cached_property
-    def _rows(self) -> np.ndarray:
-        return self.index.embeddings
+    def rows_of(self, names) -> list[int]:
+        return [self._row[name] for name in names]
 
     def encoder(self) -> SavedEncoder:
         """The model that has made the embeddings.
@@ -207,7 +207,8 @@ def _embeddings(queries, embedded: Embedded) -> np.ndarray:
     files = [at for at, query in enumerate(queries) if query.path is not None]
     known = [at for at, query in enumerate(queries) if query.path is None]
     if known:
-        rows[known] = embedded.embeddings_of([queries[at].name for at in known])
+        names = [queries[at].name for at in known]
+        rows[known] = embedded.index.embeddings[embedded.rows_of(names)]
     if files:
         encoder = embedded.encoder()
         size, channels = encoder.image_size, encoder.channels
@@ -263,7 +264,7 @@ def _neighbours_page(embedded, results, top: int) -> str:
         shown,
         title=f"Most similar in {embedded.name}",
         lead=f"Each query beside the {top} most similar of {len(embedded.index):,} images, the nearest first. The number is "
-        "the cosine similarity of two embeddings: 1 for equal images, about 0 for unrelated ones.",
+        "the cosine similarity of two embeddings: 1 for equal images; how near to 1 it is for others depends on the encoder.",
         about=_about(embedded),
     )
 
@@ -276,8 +277,9 @@ def _picture(embedded, name, score, *, shown=True, itself=False) -> kc.report.Pi
 
 def show_duplicates(embedded: Embedded, threshold: float, top: int, html) -> None:
     """Print the largest groups of images that are nearly the same, and write a page."""
-    groups = embedded.index.duplicates(threshold)
-    shown = [_with_similarities(embedded, group) for group in groups[:top]]
+    index = embedded.whitened()
+    groups, rows = index.duplicates(threshold), index.embeddings
+    shown = [_with_similarities(embedded, rows, group) for group in groups[:top]]
     remarks = [*_of_groups(embedded, groups, shown, threshold)]
     if html is not None:
         _write(html, _groups_page(embedded, shown, " ".join(remarks)))
@@ -322,9 +324,9 @@ def _groups_page(embedded, groups, lead: str) -> str:
     return kc.report.groups_page(pictures, title=title, lead=lead, about=about)
 
 
-def _with_similarities(embedded, group) -> list[tuple]:
+def _with_similarities(embedded, rows, group) -> list[tuple]:
     """The ids of a group, with their similarity to its first."""
-    rows = embedded.embeddings_of(group.tolist())
+    rows = rows[embedded.rows_of(group.tolist())]
     scores = [None, *(rows[1:] @ rows[0]).tolist()]
     return list(zip(group.tolist(), scores))
 

@@ -5,10 +5,11 @@ Examples:
   python scripts/search.py photos.npz --query a.jpg b.png --top 20 --html similar.html      several, and a page to look at
   python scripts/search.py digits.npz --query test/3 test/14                     of images in the file, by their ids
   python scripts/search.py photos.npz --duplicates                               groups of images that are nearly the same
-  python scripts/search.py photos.npz --duplicates --threshold 0.95 --html twice.html       less alike, and a page
+  python scripts/search.py photos.npz --duplicates --threshold 0.5 --html twice.html        less alike, and a page
 
-Similarity is the cosine of two embeddings: 1 for equal images, about 0 for unrelated ones. What counts as nearly the same
-depends on the encoder: look at --html, and move --threshold. The page is one file that needs no network.
+Similarity is the cosine of two embeddings: 1 for equal images; how near to 1 it is for others depends on the encoder. For
+--duplicates embeddings are whitened first, after which it is about 0 for unrelated images. What counts as nearly the same
+is yours to say: look at --html, and move --threshold. The page is one file that needs no network.
 
 Neither model nor images need to be where they were when the file was made: --model and --data say where they are now. The
 model is needed for queries that are files, the images for --html.
@@ -23,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run without inst
 
 from _console import Failure, OneLineParser, import_quietly, integer, run
 
-DUPLICATE = 0.98  # cosine similarity from which on two images count as the same
+# Similarity of whitened embeddings from which on two images count as the same: scripts/benchmarks/duplicates.py.
+DUPLICATE = 0.7
 NEIGHBOURS, GROUPS = 10, 20  # shown, unless --top says otherwise
 
 

@@ -9,5 +9,6 @@ indexes over to one of these.
 """
 
 from keras_contrastive.search.index import Index, Neighbours, Pairs
+from keras_contrastive.search.whitening import whiten
 
-__all__ = ["Index", "Neighbours", "Pairs"]
+__all__ = ["Index", "Neighbours", "Pairs", "whiten"]

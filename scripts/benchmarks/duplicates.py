@@ -7,10 +7,12 @@ Example:
   python scripts/benchmarks/duplicates.py runs/photos/saved_model/1 --data folder:photos
 
 Reported: average precision; how many of the right pairs are found by the threshold that lets through one wrong pair in
-twenty; and precision and recall of the embeddings by fixed thresholds.
+twenty; and precision and recall of the whitened embeddings, by which scripts/search.py --duplicates goes, by fixed
+thresholds.
 """
 
 import argparse
+import functools
 import io
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 from PIL import Image, ImageEnhance
 
-THRESHOLDS = (0.9, 0.95, 0.97, 0.98, 0.99)
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 PRECISION = 0.95
 PIXELS = 32  # side to which raw pixels are resized: details would only shift
 
@@ -76,9 +78,10 @@ def main(argv=None):
     for name, path in models.items():
         if path is not None:
             served = tf.saved_model.load(path).signatures["encoded"]
-            measures[name] = lambda images, served=served: embedding_similarity(
-                served, images
-            )
+            for how in (False, True):
+                measures[f"{name}{', whitened' * how}"] = functools.partial(
+                    embedding_similarity, served, whitened=how
+                )
     found = {}
     for kind, copies in planted.items():
         images = originals + [image for _, image in copies]
@@ -88,7 +91,7 @@ def main(argv=None):
             scores, right = ranked_pairs(similarity(images), origin)
             found[kind][name] = judged(scores, right)
             print(
-                f"{kind:14} {name:18} average precision {found[kind][name]['average_precision']:.3f}  "
+                f"{kind:14} {name:28} average precision {found[kind][name]['average_precision']:.3f}  "
                 f"recall at {PRECISION:.0%} precision {found[kind][name]['recall']:.3f}",
                 flush=True,
             )
@@ -159,14 +162,18 @@ ALTERATIONS = {
 }
 
 
-def embedding_similarity(served, images: list) -> np.ndarray:
+def embedding_similarity(served, images: list, *, whitened=False) -> np.ndarray:
     import tensorflow as tf
+
+    from keras_contrastive import search
 
     rows = [
         served(bytes=tf.constant(images[start : start + 64]))["embedding"].numpy()
         for start in range(0, len(images), 64)
     ]
     rows = np.concatenate(rows)
+    if whitened:
+        rows = search.Index(search.whiten(rows)).embeddings
     return rows @ rows.T
 
 

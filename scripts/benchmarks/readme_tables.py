@@ -166,7 +166,7 @@ def duplicates() -> str:
             for way in ways
         ]
         rows.append(f"| {kind} | {' | '.join(cells)} |")
-    fixed = kinds["all kinds"]["embeddings"]["by_threshold"]
+    fixed = kinds["all kinds"]["embeddings, whitened"]["by_threshold"]
     fixed = "; ".join(
         f"{threshold}: {100 * at['precision']:.0f}, {100 * at['recall']:.0f}"
         for threshold, at in fixed.items()
@@ -175,7 +175,7 @@ def duplicates() -> str:
     how = (
         f"Copies of {result['copies']} of {result['photographs']} photographs. In the cells, in percent: average precision "
         f"of all pairs ranked by similarity, and the share of right pairs found at {100 * result['precision']:.0f} % "
-        f"precision. Embeddings of all kinds by fixed thresholds, precision and recall: {fixed}. "
+        f"precision. Whitened embeddings, all kinds, precision and recall by threshold: {fixed}. "
         f"`{result['command']}`. {_machine(result)}"
     )
     return "\n".join([*rows, "", how])
