@@ -114,6 +114,11 @@ def call_with_values(network, values: list, inputs):
         for name, weight in vars(layer).items()
         if id(weight) in value_of
     ]
+    if len({id(weight) for _, _, weight in held}) < len(value_of):
+        raise ValueError(
+            "Keras 2.15 can take other values in place of weights that are attributes of their layers alone. "
+            f"Received: {network.name}, of whose weights some are held otherwise."
+        )
     try:
         for layer, name, weight in held:
             value = tf.cast(value_of[id(weight)], layer.compute_dtype)

@@ -14,6 +14,7 @@ import platform
 import shutil
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import keras
@@ -59,7 +60,7 @@ class Job:
         self.rows = {name: len(part) for name, part in parts.items()}
         self.total = sum(len(chosen.rows) for chosen in self.chosen)
         self.done = 0
-        self._content = [part.fingerprint for part in parts.values()]
+        self._content = [_content_of(part) for part in parts.values()]
 
     def list_of(self, out: Path) -> Path:
         """Where the images are listed that could not be read."""
@@ -135,7 +136,7 @@ class Job:
         return {
             "model": os.path.abspath(self.args.model),
             "model_created": encoder.created,
-            "model_fingerprint": encoder.fingerprint,
+            "model_weights": encoder.weights,
             "data": absolute(self.args.data),
             "rows": self.rows,
             "image_size": encoder.image_size,
@@ -150,6 +151,13 @@ class Job:
             },
             "command": self.command,
         }
+
+
+def _content_of(part) -> int:
+    """A number for what would be read: of files their names, sizes and dates."""
+    if isinstance(part, kc.data.FilePart):
+        return zlib.crc32(repr(part.content).encode())
+    return part.fingerprint
 
 
 def absolute(spec: str) -> str:

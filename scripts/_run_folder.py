@@ -103,7 +103,7 @@ class RunFolder:
         figures = self.read("metrics.json") if self.finished else {}
         figures.pop("history", None)
         images = ("train_images", "image_shape", "images_crc32")
-        data = {"spec": config["data"], **{name: config[name] for name in images}}
+        data = {"spec": config["data"], **{name: config.get(name) for name in images}}
         settings = {
             name: value
             for name, value in config.items()

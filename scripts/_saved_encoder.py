@@ -32,6 +32,7 @@ class SavedEncoder:
         image_size, channels: Of the images.
         dim: Of the embeddings.
         fingerprint: Of the files: another after any change.
+        weights: A number for its weights, the same in every export of them; None in exports of earlier versions.
         created: When it was exported, or None.
     """
 
@@ -55,7 +56,8 @@ class SavedEncoder:
         _, self.image_size, _, self.channels = images.shape
         self.dim = self._signature.structured_outputs["embedding"].shape[-1]
         self.fingerprint = _fingerprint(self.path)
-        self.created = self._card().get("created")
+        card = self._card()
+        self.created, self.weights = card.get("created"), card.get("fingerprint")
 
     def __call__(self, images):
         """uint8 `(n, image_size, image_size, channels)` -> float32 `(n, dim)`, NumPy."""

@@ -75,16 +75,11 @@ class Embedded:
         path = self._model or self.about["model"]
         check_export(path, "Name the model that made the embeddings with --model.")
         encoder = SavedEncoder(path)
-        same = encoder.fingerprint == self.about["model_fingerprint"]
-        if encoder.dim != self.index.dim or not (same or self._model):
+        made_by = self.about["model_weights"]
+        if encoder.dim != self.index.dim or encoder.weights != made_by:
             raise Failure(
                 f"'{path}' is not the model, or no longer, that has made the embeddings in '{self.name}'. Name it with "
                 "--model, or embed the images again: scripts/embed.py."
-            )
-        if not same:
-            note(
-                f"note: '{path}' is not the very export that has made the embeddings in '{self.name}'; similarities "
-                "mean something if its weights are the same."
             )
         return encoder
 
@@ -298,13 +293,13 @@ def _of_groups(embedded, groups, shown, threshold: float):
         return
     count = sum(map(len, groups))
     yield (
-        f"{_count(len(groups), 'group')} with {count:,} of {total:,} images {alike}: with one of each group kept, "
-        f"{count - len(groups):,} could go."
+        f"{_count(len(groups), 'group')} with {count:,} of {total:,} images {alike}: {count - len(groups):,} beside the "
+        "first of each group. Look before anything is deleted."
     )
     if any(score < threshold - 1e-4 for group in shown for _, score in group[1:]):
         yield (
-            "Of a group each is so similar to another, which may lead from image to image to one that is not: look before "
-            "anything is deleted, and raise --threshold if unlike ones stand together."
+            "Of a group each is so similar to another, which may lead from image to image to one that is not: raise "
+            "--threshold if unlike ones stand together."
         )
     if len(groups) > len(shown):
         more = _count(len(groups) - len(shown), "more group")

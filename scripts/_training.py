@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import shlex
 import sys
@@ -488,6 +489,19 @@ def fitted_probe(model, config: dict) -> tuple:
         source.test.labels[test],
     )
     return probe, source.train.class_names
+
+
+def made_by(model, file):
+    """The index in what scripts/embed.py has written, if it was this model that embedded the images."""
+    index = kc.search.Index.load(file)
+    with np.load(file, allow_pickle=False) as arrays:
+        about = json.loads(str(arrays["about"])) if "about" in arrays else {}
+    if about.get("model_weights") != kc.export.fingerprint(model):
+        raise Failure(
+            f"'{file}' was not made by this run's encoder, so its embeddings cannot be searched by it. Export the run, "
+            "and embed the images with that: scripts/embed.py."
+        )
+    return index
 
 
 def _measure(source, representations: dict) -> dict:

@@ -56,10 +56,12 @@ def parse_args(argv=None):
         "--top",
         metavar="K",
         type=integer(1),
-        default=10,
-        help="how many of them (default: 10)",
+        help="with --index: how many of them (default: 10)",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.top is not None and args.index is None:
+        parser.error("--top goes with --index")
+    return args
 
 
 def main(argv=None):
@@ -70,7 +72,7 @@ def main(argv=None):
         raise Failure(f"--index: there is no file '{args.index}'.")
     import_quietly()
     import keras
-    from _training import fitted_probe
+    from _training import fitted_probe, made_by
 
     import keras_contrastive as kc
 
@@ -82,20 +84,20 @@ def main(argv=None):
         probe, names = fitted_probe(model, config)
         labels = {"classifier": probe.classifier, "class_names": names}
         card["figures"]["classify_accuracy"] = probe.accuracy
-    index = None if args.index is None else kc.search.Index.load(args.index)
+    index = None if args.index is None else made_by(model, args.index)
     kc.export.save(
         model,
         out,
         image_size=config["image_shape"][0],
         float16=args.float16,
         index=index,
-        top_k=args.top,
+        top_k=args.top or 10,
         card=card,
         **labels,
     )
     print(
         f"{out}: signatures serving_default (images), encoded (JPEG or PNG bytes), resized, similarity"
-        f"{', classify' if args.classify else ''}{', search' if args.index else ''}"
+        f"{', classify' * args.classify}{', search' * bool(args.index)}{', train' * (not args.float16)}"
     )
     if args.classify:
         print(f"classify: {100 * probe.accuracy:.1f} % of the test images right")

@@ -293,6 +293,24 @@ def jpeg_of_size(width: int, height: int) -> bytes:
     return JPEG[:at] + struct.pack(">HH", height, width) + JPEG[at + 4 :]
 
 
+def test_decode_batch_refuses_a_png_whose_size_does_not_come_first():
+    """libpng passes over a chunk before the header, in whose place a smaller size could stand."""
+
+    def chunk(name, content):
+        check = zlib.crc32(name + content)
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+        )
+
+    sound = tf.io.encode_png(np.zeros((300, 300, 3), np.uint8)).numpy()
+    start, rest = sound[:8], sound[8:]
+    hidden = start + chunk(b"teSt", struct.pack(">II", 1, 1)) + rest
+    assert decode_batch([sound], 8)[1].numpy().tolist() == [True]
+    assert decode_batch([hidden], 8)[1].numpy().tolist() == [False]
+    with pytest.raises(Unreadable):
+        read_bytes(hidden, 1000)
+
+
 def test_decode_batch_refuses_large_images_before_they_take_memory(tmp_path):
     """TensorFlow itself refuses 60,000 x 60,000; 20,000 x 20,000, 1.2 GB, it decodes, which shows that this measures."""
     sizes = {"huge": (60_000, 60_000), "large": (20_000, 20_000)}
@@ -301,6 +319,9 @@ def test_decode_batch_refuses_large_images_before_they_take_memory(tmp_path):
         jpeg_size = (65_000, 65_000) if name == "huge" else size
         (tmp_path / f"{name}.jpg").write_bytes(jpeg_of_size(*jpeg_size))
     (tmp_path / "sound.png").write_bytes(PNG)
+    # Of few pixels, and of a side that must not be resampled as a whole.
+    long = tf.io.encode_png(np.zeros((1, 1_000_000, 3), np.uint8)).numpy()
+    (tmp_path / "long.png").write_bytes(long)
     script = """
         import json, re
         from pathlib import Path
@@ -318,7 +339,7 @@ def test_decode_batch_refuses_large_images_before_they_take_memory(tmp_path):
         def peak():  # of the addresses asked for: pages that nothing is written to take no RAM
             return int(re.search(r"VmPeak:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
-        names = ["huge.png", "huge.jpg", "large.png", "large.jpg", "sound.png"]
+        names = ["huge.png", "huge.jpg", "large.png", "large.jpg", "long.png", "sound.png"]
         contents = [Path(name).read_bytes() for name in names]
         for decode in (usual, unlimited):
             decode(contents[-1:] * 5)
@@ -337,7 +358,7 @@ def test_decode_batch_refuses_large_images_before_they_take_memory(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["valid"] == [False, False, False, False, True]
+    assert found["valid"] == [False, False, False, False, True, True]
     assert found["used"] < 200e6
     assert found["unlimited"] > 1e9
 

@@ -122,7 +122,9 @@ def triangle_weights(old, new):
 
 @pytest.mark.parametrize(
     "shape",
-    [(40, 60), (60, 40), (17, 51), (16, 31), (9, 9), (5, 8), (100, 16), (1, 7)],
+    [(40, 60), (60, 40), (17, 51), (16, 31), (9, 9), (5, 8), (100, 16), (1, 7)]
+    # So long that only the middle is resampled.
+    + [(300, 16), (16, 403), (9, 200), (1, 41), (200, 3), (40, 900)],
     ids=str,
 )
 def test_resize_equals_scaling_the_shorter_side_and_cropping_the_centre(shape):

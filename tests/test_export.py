@@ -901,3 +901,114 @@ def test_export_in_float16_of_weights_that_it_cannot_hold_is_refused(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
     expected = unit(encoder.predict(image / np.float32(255), verbose=0))
     np.testing.assert_allclose(serve(loaded, image), expected, atol=2e-3)
+
+
+def test_export_of_nothing_but_broken_files_gives_nan_alone(saved_with_index):
+    loaded, _ = saved_with_index
+    files = tf.constant([b"", b"no image", b"GIF89a"])
+    encoded = loaded.signatures["encoded"](bytes=files)
+    assert encoded["embedding"].shape == (3, 6)
+    assert np.isnan(encoded["embedding"]).all() and not encoded["valid"].numpy().any()
+    found = loaded.signatures["search"](bytes=files)
+    assert (found["ids"].numpy() == -1).all() and np.isnan(found["scores"]).all()
+    assert loaded.signatures["encoded"](bytes=files[:0])["embedding"].shape == (0, 6)
+    assert loaded.signatures["search"](bytes=files[:0])["ids"].shape == (0, 4)
+
+
+@pytest.fixture(scope="module")
+def saved_with_index(model, tmp_path_factory):
+    """An export that searches in blocks of 3 queries, and its index."""
+    from keras_contrastive import search
+    from keras_contrastive.export import _signatures
+
+    rng = np.random.default_rng(3)
+    index = search.Index(rng.normal(size=(70, 6)))
+    path = tmp_path_factory.mktemp("indexed") / "1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_signatures, "_SCORES", 3 * 96)
+        export.save(model, path, index=index, top_k=4)
+    return tf.saved_model.load(str(path)), index
+
+
+def test_export_search_in_blocks_finds_what_one_search_finds(model, saved_with_index):
+    loaded, index = saved_with_index
+    rng = np.random.default_rng(4)
+    images = rng.integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
+    files = [tf.io.encode_png(image) for image in images]
+    files.insert(2, tf.constant(b"broken"))
+    found = loaded.signatures["search"](bytes=tf.stack(files))
+    expected = index.search(model.predict(images, verbose=0), k=4)
+    kept = found["valid"].numpy()
+    assert kept.tolist() == [True, True, False] + 6 * [True]
+    np.testing.assert_array_equal(found["ids"].numpy()[kept], expected.ids)
+    np.testing.assert_allclose(
+        found["scores"].numpy()[kept], expected.scores, atol=1e-5
+    )
+
+
+def test_fingerprint_is_of_the_weights_alone(tmp_path):
+    encoder = tiny_encoder()
+    first = export.fingerprint(encoder)
+    for name, options in {"1": {}, "2": {"float16": True}}.items():
+        export.save(encoder, tmp_path / name, **options)
+        assert read_card(tmp_path / name)["fingerprint"] == first
+    kernel, bias = encoder.get_weights()
+    encoder.set_weights([kernel, bias + 1e-6])
+    assert export.fingerprint(encoder) != first
+
+
+def test_export_of_a_card_with_numbers_that_json_does_not_know(tmp_path):
+    figures = {
+        "loss": np.float32(np.nan),
+        "knn": np.float64(0.5),
+        "steps": [np.int64(3)],
+    }
+    export.save(tiny_encoder(), tmp_path / "1", card={"figures": figures})
+    assert read_card(tmp_path / "1")["figures"] == {
+        "loss": None,
+        "knn": 0.5,
+        "steps": [3],
+    }
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (np.array([0.5, 0.7]), "integers or strings as `classes`"),
+        (np.array(["a", "b"]), None),
+    ],
+    ids=["floats", "names"],
+)
+def test_export_classify_by_classes_of_other_kinds(images, tmp_path, classes, message):
+    rng = np.random.default_rng(0)
+    weights, bias = rng.normal(size=(6, 2)), np.zeros(2)
+    classifier = LinearClassifier(weights, bias, classes)
+    if message is not None:
+        with pytest.raises(ValueError, match=message):
+            export.save(tiny_encoder(), tmp_path / "1", classifier=classifier)
+        return
+    export.save(tiny_encoder(), tmp_path / "1", classifier=classifier)
+    served = tf.saved_model.load(str(tmp_path / "1")).signatures["classify"]
+    found = served(images=tf.constant(images))
+    best = found["probabilities"].numpy().argmax(axis=1)
+    assert found["label"].numpy().tolist() == [b"ab"[i : i + 1] for i in best]
+
+
+def test_export_whose_last_renaming_fails_leaves_the_earlier_one(
+    images, tmp_path, monkeypatch
+):
+    from pathlib import Path
+
+    first = serve(exported(tiny_encoder(), tmp_path), images)
+    rename = Path.rename
+
+    def fail_for_the_new(self, target):
+        if self.name == ".1.new":
+            raise OSError("no more names")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new)
+    with pytest.raises(OSError, match="no more names"):
+        export.save(tiny_encoder(), tmp_path / "1")
+    again = tf.saved_model.load(str(tmp_path / "1"))
+    np.testing.assert_array_equal(serve(again, images), first)

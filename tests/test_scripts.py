@@ -229,14 +229,28 @@ def test_export_of_versions_serves_labels_and_neighbours(
     assert ids[:, 0].tolist() == [b"test/0", b"test/1", b"test/2", b"test/3"]
 
 
+def test_export_with_embeddings_of_another_model_is_refused(finished, tmp_path, capsys):
+    kc.export.save(kc.encoders.conv_net((8, 8, 1)), tmp_path / "other")
+    embeddings = np.eye(3, 128, dtype=np.float32)
+    about = {"model_weights": "0" * 16}
+    arrays = {"embeddings": embeddings, "about": np.array(json.dumps(about))}
+    np.savez(tmp_path / "other.npz", **arrays)
+    served = tmp_path / "served"
+    options = ["--versions", served, "--index", tmp_path / "other.npz"]
+    assert call("export", finished[0], *options) == 2
+    assert "was not made by this run's encoder" in one_line(capsys)
+    assert not served.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ([], "one of the arguments --out --versions is required"),
         (["--out", "a", "--versions", "b"], "not allowed with argument"),
         (["--out", "a", "--index", "no.npz"], "there is no file 'no.npz'"),
+        (["--out", "a", "--top", "3"], "--top goes with --index"),
     ],
-    ids=["nowhere", "twice", "index"],
+    ids=["nowhere", "twice", "index", "top"],
 )
 def test_bad_option_of_export_gives_one_line(finished, options, message, capsys):
     assert call("export", finished[0], *options) == 2

@@ -1185,3 +1185,39 @@ def test_top_k_columns_works_in_a_saved_model(tmp_path):
     loaded = tf.saved_model.load(str(tmp_path))  # which its function does not keep
     found = loaded.find(tf.constant(queries))
     assert_top_columns(found, queries, rows[:70], 6)
+
+
+def test_numbers_are_never_given_twice_even_in_an_emptied_index():
+    index = Index(np.eye(3))
+    index.remove([0, 1, 2])
+    index.add(np.eye(1, 3), ids=[0])
+    index.add(np.eye(1, 3))
+    assert index.ids.tolist() == [0, 3]
+
+
+def test_embeddings_of_other_dtypes_are_normalised_when_they_are_loaded(tmp_path):
+    for dtype in (np.uint8, np.float16, np.float64):
+        rows = np.array([[16, 1], [3, 4]], dtype)
+        np.savez(tmp_path / "rows.npz", embeddings=rows)
+        loaded = Index.load(tmp_path / "rows.npz").embeddings
+        np.testing.assert_allclose(np.linalg.norm(loaded, axis=1), 1, atol=1e-6)
+
+
+def test_ids_with_nul_are_refused():
+    with pytest.raises(ValueError, match="`ids` must not hold the character NUL"):
+        Index(np.eye(2), ids=["a", "a\0"])
+
+
+def test_many_values_of_k_and_sizes_are_searched_without_a_warning(caplog):
+    index = Index(np.random.default_rng(0).normal(size=(200, 4)))
+    for k in range(1, 9):
+        index.search(np.ones((1, 4)), k=k)
+        index.add(np.random.default_rng(k).normal(size=(900, 4)))
+    assert "retracing" not in caplog.text
+
+
+def test_duplicates_of_very_many_equal_rows_are_one_group():
+    rows = np.tile([[1.0, 2.0]], (9000, 1))
+    rows[17] = [2.0, -1.0]
+    (group,) = Index(rows).duplicates(0.999)
+    np.testing.assert_array_equal(group, np.delete(np.arange(9000), 17))

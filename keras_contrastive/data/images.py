@@ -8,7 +8,10 @@ import tensorflow as tf
 from keras_contrastive._checks import check_choice, check_integer, shape_text
 
 JPEG_START = b"\xff\xd8\xff"
-PNG_START = b"\x89PNG\r\n\x1a\n"
+# With the chunk that says the size: of another chunk in its place, which libpng would pass over, nothing is decoded.
+PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+# From how many times as long as it is wide on only the middle of an image is resampled.
+_LONG = 16
 
 
 def decode(encoded, channels: int = 3) -> tf.Tensor:
@@ -78,13 +81,23 @@ def resize(images, image_size: int) -> tf.Tensor:
     new = (2 * old * image_size + shorter) // (
         2 * shorter
     )  # rounded; the shorter side is exact
-    # What `tf.image.resize(images, new, antialias=True)` runs, but drawing only the window that is kept: the
-    # long side of a panorama would otherwise be resampled, and held in memory, as a whole.
+    # What `tf.image.resize(images, new, antialias=True)` runs, but drawing only the window that is kept. The kernel
+    # holds all of the longer side in memory, so of very long images it is given what the window is made of.
+    first, end = (new - image_size) // 2, (new + image_size) // 2 + 1
+    margin = old // new + 2  # what the kernel reaches beyond, in pixels of the image
+    start = tf.maximum(first * old // new - margin, 0)
+    stop = tf.minimum(end * old // new + margin + 1, old)
+    is_long = tf.reduce_max(old) > _LONG * shorter
+    start = tf.where(is_long, start, tf.zeros_like(start))
+    stop = tf.where(is_long, stop, old)
+    images = images[:, start[0] : stop[0], start[1] : stop[1]]
+    scale = tf.cast(new, tf.float32) / tf.cast(old, tf.float32)
+    shift = tf.cast(first, tf.float32) - tf.cast(start, tf.float32) * scale
     window = tf.raw_ops.ScaleAndTranslate(
         images=images,
         size=[image_size, image_size],
-        scale=tf.cast(new, tf.float32) / tf.cast(old, tf.float32),
-        translation=-tf.cast((new - image_size) // 2, tf.float32),
+        scale=scale,
+        translation=-shift,
         kernel_type="triangle",
         antialias=True,
     )

@@ -147,9 +147,8 @@ class Columns:
             best = found if best is None else _merged(best, found, k)
         return best
 
-    def pairs(self, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All places i < j whose rows have at least that inner product: int64 i, int64 j, float32, in no order."""
-        found = []
+    def pairs(self, threshold: float):
+        """Yield all places i < j whose rows have at least that inner product: int64 i, int64 j, float32, tile by tile."""
         for column in range(0, self.count, _TILE_COLUMNS):
             end = min(column + _TILE_COLUMNS, self.count)
             columns = tf.constant(self.rows(column, end))
@@ -158,9 +157,7 @@ class Columns:
                 at, scores = _alike(queries, columns, tf.constant(threshold))
                 i, j = (at.numpy() + [row, column]).T
                 once = i < j
-                found.append((i[once], j[once], scores.numpy()[once]))
-        none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-        return tuple(np.concatenate(parts) for parts in zip(none, *found))
+                yield i[once], j[once], scores.numpy()[once]
 
 
 def _capacity(needed: int) -> int:
@@ -195,7 +192,8 @@ def _comparison(dim: int, capacity: int, k: int):
         scores, indices = top_k_columns(queries, columns, count, k)
         return scores, indices + start
 
-    return compare
+    # Called as a function it would be taken for one that is traced too often, and TensorFlow warns.
+    return compare.get_concrete_function()
 
 
 def _merged(first, second, k: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -79,6 +79,8 @@ def as_ids(ids) -> np.ndarray:
     if ids.dtype.kind == "U" or _all(ids, str):
         names = np.empty(len(ids), object)
         names[:] = [str(name) for name in ids.tolist()]
+        if any("\0" in name for name in names):
+            raise ValueError("`ids` must not hold the character NUL. Received: one.")
         return names
     try:
         if ids.dtype.kind in "iu" or _all(ids, numbers.Integral):

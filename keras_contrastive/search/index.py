@@ -83,7 +83,7 @@ class Index:
         self._library: Approximate | None = None
         self._ids = np.zeros(0, np.int64)  # with room for more behind the last
         self._places: dict[int | str, int] = {}  # the row of each id
-        self._next_id = 0
+        self._next_id, self._numbered = 0, False  # True once it had numbers as ids
         if embeddings is not None:
             self.add(embeddings, ids)
         elif ids is not None:
@@ -206,7 +206,8 @@ class Index:
         self._ids[count:total] = ids
         if ids.dtype != object:
             largest = int(ids.max()) + 1
-            self._next_id = max(self._next_id, largest) if count else largest
+            self._next_id = max(self._next_id, largest) if self._numbered else largest
+            self._numbered = True
         self._places.update(zip(ids.tolist(), range(count, total)))
 
     def remove(self, ids) -> None:
@@ -335,13 +336,15 @@ class Index:
             >>> Index([[1.0, 0.0], [0.0, 1.0], [4.0, 3.0]]).near_pairs(0.7)
             Pairs(first=array([0]), second=array([2]), scores=array([0.8], dtype=float32))
         """
-        first, second, scores = self._pairs(threshold)
+        none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        parts = zip(none, *self._pairs(threshold))
+        first, second, scores = map(np.concatenate, parts)
         order = np.lexsort((second, first, -scores))
         return Pairs(
             self._ids_of(first[order]), self._ids_of(second[order]), scores[order]
         )
 
-    def _pairs(self, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pairs(self, threshold: float):
         check_finite(threshold=threshold)
         columns = Columns(1) if self._columns is None else self._columns
         return columns.pairs(float(threshold) - _ROUNDING)
@@ -363,9 +366,13 @@ class Index:
             >>> Index([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]], ids=["a", "b", "c"]).duplicates(0.99)
             [array(['a', 'c'], dtype='<U1')]
         """
-        first, second, _ = self._pairs(threshold)
-        groups = _components(first, second, len(self))
-        return [self._ids_of(group) for group in groups]
+        root = np.arange(len(self))
+        for first, second, _ in self._pairs(threshold):
+            root = _joined(root, first, second)
+        order = np.argsort(root, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(root[order])) + 1)
+        groups = [self._ids_of(group) for group in groups if len(group) > 1]
+        return sorted(groups, key=len, reverse=True)
 
     def save(self, path) -> None:
         """Write the index to one .npz file: whole or not at all. A file of that name is replaced.
@@ -420,8 +427,10 @@ class Index:
         if embeddings.shape != (0, 0):
             rows = unit_embeddings(embeddings, "embeddings", None)
             # Once more would change their last digits.
-            ready = np.abs(np.einsum("nd,nd->n", embeddings, embeddings) - 1) < 1e-6
-            rows[ready] = embeddings[ready]
+            if embeddings.dtype == np.float32:
+                squared = np.einsum("nd,nd->n", embeddings, embeddings)
+                ready = np.abs(squared - 1) < 1e-6
+                rows[ready] = embeddings[ready]
             index._columns = Columns(rows.shape[1])
             ids = index._new_ids(arrays.get("ids"), len(rows))
             library = None
@@ -431,6 +440,7 @@ class Index:
                 index._put(rows, ids, library)
         if "largest_id" in arrays:
             index._next_id = int(arrays["largest_id"]) + 1
+            index._numbered = True
         return index
 
     def _ids_of(self, places: np.ndarray) -> np.ndarray:
@@ -448,24 +458,21 @@ def _check_installed(approximate: str) -> None:
         ) from error
 
 
-def _components(first: np.ndarray, second: np.ndarray, count: int) -> list[np.ndarray]:
-    """Places of connected rows, ascending, in groups of two or more: the largest first."""
-    root = np.arange(count)
+def _joined(root: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Put the groups of each pair together. `root` is the least place of each one's group, int64 `(n,)`."""
     while True:
+        one, other = root[first], root[second]
+        apart = one != other
+        if not apart.any():
+            return root
+        first, second, one, other = (a[apart] for a in (first, second, one, other))
         # Every root takes the least root that a pair joins it to; then all take their root's root.
         least = root.copy()
-        low = np.minimum(root[first], root[second])
-        np.minimum.at(least, root[first], low)
-        np.minimum.at(least, root[second], low)
+        np.minimum.at(least, one, other)
+        np.minimum.at(least, other, one)
         while True:
             shorter = least[least]
             if np.array_equal(shorter, least):
                 break
             least = shorter
-        least = least[root]
-        if np.array_equal(least, root):
-            break
-        root = least
-    order = np.argsort(root, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(root[order])) + 1)
-    return sorted((group for group in groups if len(group) > 1), key=lambda g: -len(g))
+        root = least[root]
