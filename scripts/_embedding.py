@@ -57,6 +57,8 @@ class Job:
         self.class_names = None if source.pair_ids else parts["train"].class_names
         self.listed = list(source.skipped)  # before any image was opened
         self.chosen = _chosen(parts, root_of(args.data), source.pair_ids)
+        if all(isinstance(part, kc.data.FilePart) for part in parts.values()):
+            self.chosen = [_in_one(self.chosen, args)]
         self.rows = {name: len(part) for name, part in parts.items()}
         self.total = sum(len(chosen.rows) for chosen in self.chosen)
         self.done = 0
@@ -254,6 +256,22 @@ def _chosen(parts: dict, root: str, pair_ids: bool) -> list[Chosen]:
     if twice:
         note(f"{twice:,} images are listed more than once; each is embedded once.")
     return result
+
+
+def _in_one(chosen: list[Chosen], args) -> Chosen:
+    """Files of both parts in one pipeline: a second one would begin with nothing decoded ahead."""
+    first = chosen[0].part
+    paths = np.concatenate([each.part.paths[each.rows] for each in chosen])
+    part = kc.data.FilePart(
+        paths,
+        image_size=first.image_shape[0],
+        on_damage=args.on_damage,
+        max_pixels=args.max_pixels,
+        skipped=first.skipped,
+    )
+    ids = [name for each in chosen for name in each.ids]
+    labels = np.concatenate([each.labels for each in chosen])
+    return Chosen(part, np.arange(len(paths)), ids, labels)
 
 
 def _ids(name: str, part, root: str) -> list[str]:

@@ -89,8 +89,13 @@ def test_batches_of_a_stream_hold_every_example_once_with_its_image(make):
     np.testing.assert_array_equal(labels, found % CLASSES)
 
 
-@every_stream
-@every_pipeline
+# Every kind of stream and every way to draw, not each with each.
+@pytest.mark.parametrize(
+    ("make", "draw"),
+    [(STREAMS[name], PIPELINES["batches"]) for name in STREAMS]
+    + [(of_arrays, draw) for name, draw in PIPELINES.items() if name != "batches"]
+    + [(of_shards, PIPELINES["class_balanced"])],
+)
 def test_stream_started_anywhere_gives_what_would_have_come_there(make, draw):
     whole = draw(make(), seed=3)
     epochs = [read(whole) for _ in range(3)]

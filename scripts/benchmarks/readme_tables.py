@@ -138,7 +138,7 @@ def search() -> str:
             cell = f"{1e3 * result['median_seconds'][name]:.1f} ms"
             cell = f"**{cell}**" if name == "ours" else cell
             if name in result["recall"]:
-                cell += f", finds {result['recall'][name]:.1%}, built in {result['build_seconds'][name]:.1f} s"
+                cell += f", finds {100 * result['recall'][name]:.1f} %, built in {result['build_seconds'][name]:.1f} s"
             cells.append(cell)
         rows.append(f"| {' | '.join(cells)} |")
     result = results[0]
@@ -193,7 +193,7 @@ def embed() -> str:
             rates[name] for name in ("decoding", "loader", "embedding")
         )
         rows.append(
-            f"| {size} px | {decoding:,} | {loader:,} | {embedding:,} | {embedding / loader:.0%} | {embedding / decoding:.0%} |"
+            f"| {size} px | {decoding:,} | {loader:,} | {embedding:,} | {100 * embedding / loader:.0f} % | {100 * embedding / decoding:.0f} % |"
         )
     width, height = result["image_sides"]
     how = (
