@@ -27,9 +27,8 @@ class Signatures:
     """
 
     def __init__(self, encoder, shape, dim, max_pixels, float16):
-        self._encoder, self._float16 = encoder, float16
+        self._encoder, self._max_pixels = encoder, max_pixels
         self._shape = image_size, channels = shape
-        self._max_pixels = max_pixels
         self.archive = keras.export.ExportArchive()
         self._halves = _half_weights(encoder) if float16 else []
         if not float16:  # else the float32 weights would be written beside the halves
