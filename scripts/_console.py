@@ -97,8 +97,9 @@ def import_quietly() -> None:
 
         import keras_contrastive  # noqa: F401
 
-        # The first operation and the first compilation make remarks of their own.
+        # The first operation, the first compilation and the first half make remarks of their own.
         tf.function(tf.negative, jit_compile=True)(tf.zeros([])).numpy()
+        tf.constant(0.0, tf.float16)
     warnings.showwarning = _one_line_warning
     logging.getLogger("tensorflow").addFilter(_is_not_about_tracing)
 

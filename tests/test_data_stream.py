@@ -66,7 +66,6 @@ PIPELINES = {
     "class_balanced": lambda stream, **at: data.class_balanced(stream, 3, 2, **at),
 }
 every_stream = pytest.mark.parametrize("make", STREAMS.values(), ids=STREAMS)
-every_pipeline = pytest.mark.parametrize("draw", PIPELINES.values(), ids=PIPELINES)
 
 
 def content(stream, images):

@@ -196,6 +196,13 @@ def test_export_writes_a_saved_model(finished, tmp_path, capsys):
     assert "serving_default" in capsys.readouterr().out
 
 
+def test_export_says_nothing_but_its_result(finished, tmp_path):
+    process = spawn("export", finished[0], "--out", tmp_path / "1", "--float16")
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0 and stderr == ""
+    assert len(stdout.splitlines()) == 1
+
+
 def test_export_of_versions_serves_labels_and_neighbours(
     finished, npz, tmp_path, capsys
 ):

@@ -99,7 +99,7 @@ def groups_page(
     title: str,
     lead="",
     about="",
-    most: int = 60,
+    most: int = MOST,
 ) -> str:
     """Groups of images that are alike.
 
