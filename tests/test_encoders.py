@@ -16,12 +16,13 @@ from keras_contrastive.encoders import applications
 WIDTH = {
     "conv_net": 128,
     "small_conv_net": 256,
+    "fast_conv_net": 256,
     "small_resnet": 128,
     "resnet18": 512,
     "resnet50": 2048,
     "small_vit": 192,
 }
-ANY_SIZE = ["small_resnet", "resnet18", "resnet50", "small_vit"]
+ANY_SIZE = ["fast_conv_net", "small_resnet", "resnet18", "resnet50", "small_vit"]
 MOBILE = "MobileNetV3Small"  # the one that Keras builds fastest
 
 

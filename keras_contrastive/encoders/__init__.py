@@ -4,6 +4,7 @@
 |---|---|---|
 | `conv_net` | the classic example: one convolution and a dense layer | 128 |
 | `small_conv_net` | images of 8 to 64 pixels on a CPU, few of them | 256 |
+| `fast_conv_net` | minutes on a CPU: the encoder of `recipes.fast` | 256 |
 | `small_resnet` | images of 8 to 96 pixels on a CPU | 128 |
 | `resnet18` | images of 32 pixels and more on a GPU | 512 |
 | `resnet50` | the encoder of most papers, on a GPU | 2048 |
@@ -11,7 +12,7 @@
 | `ResNet50`, `EfficientNetV2B0`, ... | any model of `keras.applications`, with or without its weights | its own |
 
 `resnet50` is ours, with the stem that fits the images; `ResNet50` is that of Keras, to which published weights belong.
-`small_resnet`, the two residual networks, `small_vit` and those of Keras take `(None, None, channels)` too: images of
+`fast_conv_net`, the residual networks, `small_vit` and those of Keras take `(None, None, channels)` too: images of
 any size, as views of several sizes (multi-crop) need them.
 
 `load_weights` gives an encoder the weights of another, from a saved model or a file of weights.
@@ -31,7 +32,12 @@ from keras_contrastive.encoders.applications import (
     application_maker,
     application_names,
 )
-from keras_contrastive.encoders.convolutional import conv_net, small_conv_net
+from keras_contrastive.encoders.convolutional import (
+    conv_net,
+    fast_conv_net,
+    small_conv_net,
+)
+from keras_contrastive.encoders.cosine_filters import CosineFilters
 from keras_contrastive.encoders.resnet import resnet18, resnet50, small_resnet
 from keras_contrastive.encoders.vision_transformer import (
     PatchPositions,
@@ -43,11 +49,13 @@ from keras_contrastive.encoders.weights import load_weights
 __all__ = [
     "ENCODERS",
     "ApplicationPreprocessing",
+    "CosineFilters",
     "FusedBatchNorm",
     "PatchPositions",
     "SelfAttention",
     "application",
     "conv_net",
+    "fast_conv_net",
     "get",
     "load_weights",
     "resnet18",
@@ -60,6 +68,7 @@ __all__ = [
 ENCODERS: dict[str, Callable[..., keras.Model]] = {
     "conv_net": conv_net,
     "small_conv_net": small_conv_net,
+    "fast_conv_net": fast_conv_net,
     "small_resnet": small_resnet,
     "resnet18": resnet18,
     "resnet50": resnet50,

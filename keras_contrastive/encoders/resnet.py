@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import keras
 
-from keras_contrastive._batch_norm import FusedBatchNorm
 from keras_contrastive._checks import check_choice
+from keras_contrastive.encoders._blocks import conv_norm
 from keras_contrastive.encoders._images import image_input
 
 SMALL_IMAGE = 64  # pixels: up to here, `stem="auto"` keeps the resolution
@@ -29,7 +29,7 @@ def small_resnet(
         ValueError: `image_shape` is no image shape, or too small.
     """
     inputs = image_input(image_shape, minimum=8, encoder="small_resnet", any_size=True)
-    x = _conv_norm(inputs, 32)
+    x = conv_norm(inputs, 32)
     for channels in (32, 64, 128):
         x = _residual_block(x, channels, strides=2)
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x), name=name)
@@ -110,39 +110,25 @@ def _stem(images, stem: str):
         small = height is None or max(height, width) <= SMALL_IMAGE
         stem = "small" if small else "imagenet"
     if stem == "small":
-        return _conv_norm(images, 64)
-    x = _conv_norm(images, 64, size=7, strides=2)
+        return conv_norm(images, 64)
+    x = conv_norm(images, 64, size=7, strides=2)
     return keras.layers.MaxPooling2D(3, strides=2, padding="same")(x)
-
-
-def _conv_norm(x, channels: int, *, size: int = 3, strides: int = 1, relu: bool = True):
-    """Convolution without bias, batch normalisation, and ReLU where wanted."""
-    x = keras.layers.Conv2D(
-        channels,
-        size,
-        strides=strides,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-    )(x)
-    x = FusedBatchNorm()(x)
-    return keras.layers.ReLU()(x) if relu else x
 
 
 def _residual_block(x, channels: int, *, strides: int):
     """Two 3x3 convolutions beside a shortcut."""
     shortcut = _shortcut(x, channels, strides=strides)
-    x = _conv_norm(x, channels, strides=strides)
-    x = _conv_norm(x, channels, relu=False)
+    x = conv_norm(x, channels, strides=strides)
+    x = conv_norm(x, channels, relu=False)
     return keras.layers.ReLU()(keras.layers.Add()([x, shortcut]))
 
 
 def _bottleneck_block(x, channels: int, *, strides: int):
     """1x1, 3x3 and 1x1 convolutions, the last to four times the channels, beside a shortcut."""
     shortcut = _shortcut(x, 4 * channels, strides=strides)
-    x = _conv_norm(x, channels, size=1)
-    x = _conv_norm(x, channels, strides=strides)
-    x = _conv_norm(x, 4 * channels, size=1, relu=False)
+    x = conv_norm(x, channels, size=1)
+    x = conv_norm(x, channels, strides=strides)
+    x = conv_norm(x, 4 * channels, size=1, relu=False)
     return keras.layers.ReLU()(keras.layers.Add()([x, shortcut]))
 
 
@@ -150,4 +136,4 @@ def _shortcut(x, channels: int, *, strides: int):
     """The input itself, or a 1x1 convolution of it where the shape changes."""
     if strides == 1 and x.shape[-1] == channels:
         return x
-    return _conv_norm(x, channels, size=1, strides=strides, relu=False)
+    return conv_norm(x, channels, size=1, strides=strides, relu=False)
