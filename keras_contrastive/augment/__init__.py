@@ -17,6 +17,7 @@
 |---|---|
 | `simclr(image_size, strength)` | crop, flip, jitter, grayscale, blur above 32 pixels |
 | `simclr_small(image_size)` | the same with weaker crop and colour |
+| `fast(image_size, steps=)` | of half the image's size at first, then of three quarters |
 | `moco_v2(image_size)` | crops of 20 % or more, half the colour, blur |
 | `byol(image_size)` | SimCLR's with less colour, bicubic; blur and solarising differ between the two views |
 | `multi_crop(global_size, local_size, n_local)` | two views of most of the image, several small ones of parts (SwAV, DINO) |
@@ -24,7 +25,7 @@
 | `digits(image_size)` | affine |
 
 `views(images, n, recipe, seed, step)` draws a `Recipe`, a list of these, of Keras layers and of functions of a batch;
-`Recipes` is a recipe for each view.
+`Recipes` is a recipe for each view, `PiecewiseRecipe` one for each part of the training.
 `map_dataset` draws in the pipeline, `copy_ahead` copies ready batches to a GPU.
 Images are `[n, height, width, channels]`, uint8 or floats in 0..1; results are float32 in 0..1.
 """
@@ -59,11 +60,13 @@ from keras_contrastive.augment.geometry import (
     flip,
 )
 from keras_contrastive.augment.operation import Operation
+from keras_contrastive.augment.piecewise import PiecewiseRecipe
 from keras_contrastive.augment.recipe import Recipe, Recipes, views
 from keras_contrastive.augment.recipes import (
     RECIPES,
     byol,
     digits,
+    fast,
     get,
     moco_v2,
     multi_crop,
@@ -79,6 +82,7 @@ __all__ = [
     "GaussianNoise",
     "Normalize",
     "Operation",
+    "PiecewiseRecipe",
     "RandomAffine",
     "RandomCutout",
     "RandomFlip",
@@ -98,6 +102,7 @@ __all__ = [
     "crop_and_resize",
     "cutout",
     "digits",
+    "fast",
     "flip",
     "gaussian_blur",
     "get",

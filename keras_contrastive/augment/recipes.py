@@ -10,6 +10,8 @@ from keras_contrastive.augment.geometry import (
     RandomFlip,
     RandomResizedCrop,
 )
+from keras_contrastive.augment.operation import check_probability
+from keras_contrastive.augment.piecewise import PiecewiseRecipe
 from keras_contrastive.augment.recipe import Recipe, Recipes
 
 
@@ -71,6 +73,49 @@ def simclr_small(image_size: int) -> Recipe:
         Chen et al., 2020, A Simple Framework for Contrastive Learning of Visual Representations, B.9.
     """
     return simclr(image_size, 0.5, area=(0.3, 1.0))
+
+
+# The views' height and width as shares of the image's, before and after they grow.
+_FAST_SIZES = (0.5, 0.75)
+
+
+def fast(
+    image_size: int, *, steps: int | None = None, grow: float = 0.5
+) -> Recipe | PiecewiseRecipe:
+    """The views of `recipes.fast`: crops of 20 to 100 % of the image, made small at first, and half of SimCLR's colour.
+
+    A view of three quarters of the image's height and width costs half as much as one of all; and its objects are as
+    large as in the whole image, which is what the encoder is served: an average crop has three quarters of it too.
+    With views of half the size, four times as many are seen in a minute, so training begins with them.
+
+    Args:
+        image_size: Height and width of the images, not of the views. The encoder must be one of any size.
+        steps: How many training steps there will be; None: the views have three quarters of the size throughout.
+        grow: Share of `steps`, in 0..1, after which the views grow from half to three quarters.
+
+    Returns:
+        A `Recipe` of two views, or a `PiecewiseRecipe`.
+
+    Raises:
+        ValueError: `image_size` or `steps` is not an integer >= 1, or `grow` not in 0..1.
+
+    Reference:
+        Howard, 2018, Training Imagenet in 3 hours for USD 25 (progressive resizing); Touvron et al., 2019, Fixing the
+        train-test resolution discrepancy (why views may be smaller than what is served).
+    """
+    check_integer(1, image_size=image_size)
+    check_probability(grow=grow)
+    small, large = (
+        simclr(max(1, round(share * image_size)), 0.5, area=(0.2, 1.0))
+        for share in _FAST_SIZES
+    )
+    if steps is None:
+        return large
+    check_integer(1, steps=steps)
+    boundary = round(grow * steps)
+    if boundary == 0:
+        return large
+    return PiecewiseRecipe([boundary], [small, large])
 
 
 def moco_v2(image_size: int) -> Recipe:
@@ -257,6 +302,7 @@ def digits(
 RECIPES = {
     "byol": byol,
     "digits": digits,
+    "fast": fast,
     "moco_v2": moco_v2,
     "multi_crop": multi_crop,
     "simclr": simclr,
