@@ -26,14 +26,17 @@ from keras_contrastive import (
     report,
     search,
     targets,
+    whitening,
 )
 from keras_contrastive._version import __version__
 from keras_contrastive.layers import ContrastiveLossLayer
 from keras_contrastive.model import ContrastiveModel
+from keras_contrastive.whitening import FeatureWhitening
 
 __all__ = [
     "ContrastiveLossLayer",
     "ContrastiveModel",
+    "FeatureWhitening",
     "__version__",
     "augment",
     "callbacks",
@@ -52,4 +55,5 @@ __all__ = [
     "report",
     "search",
     "targets",
+    "whitening",
 ]

@@ -19,7 +19,10 @@ from keras_contrastive._compat import (
 )
 from keras_contrastive._numerics import normalize_rows
 from keras_contrastive.layers import VALIDATION_STEP, ContrastiveLossLayer
+from keras_contrastive.whitening import FeatureWhitening
 
+# So many images of a batch are shown to the whitening.
+_OBSERVED = 64
 # The constructor's arguments that are objects of their own.
 _PARTS = ("encoder", "loss", "head", "predictor", "target", "augment")
 
@@ -47,6 +50,8 @@ class ContrastiveModel(keras.Model):
             once for each: what it adds to the loss itself then counts for the last size alone. A target sees the
             views of the first size. None: the second axis of the input is views.
         normalize: Whether `model(images)` gives features of unit length.
+        whiten: Whether `model(images)` gives whitened features (`FeatureWhitening`). Mean and covariance follow the
+            encoder's features of 64 images of each batch, without augmentation; the head gets the features as they are.
         seed: Integer: the draws of a step are a function of it and of the step's number.
 
     Metrics: `loss`, and those of the loss layer, as averages over the epoch.
@@ -75,6 +80,7 @@ class ContrastiveModel(keras.Model):
         target=None,
         augment=None,
         normalize: bool = False,
+        whiten: bool = False,
         seed: int = 0,
         **kwargs,
     ):
@@ -106,6 +112,7 @@ class ContrastiveModel(keras.Model):
                 "trained on them. Put `keras.layers.Normalization(mean=..., variance=...)` into the encoder."
             )
         self.normalize = normalize
+        self.whitening = FeatureWhitening(name="whitening") if whiten else None
         self.seed = seed
         self.step = self.add_weight(
             name="step", shape=(), dtype="int64", initializer="zeros", trainable=False
@@ -126,6 +133,8 @@ class ContrastiveModel(keras.Model):
             self.loss_layer.build((None, None, shape[-1]))
         if self.target is not None:
             self.target.build_like(self.encoder, self.head)
+        if self.whitening is not None:
+            self.whitening.build((None, self._feature_dim(input_shape)))
         self.built = True
 
     def _feature_dim(self, input_shape) -> int:
@@ -150,6 +159,8 @@ class ContrastiveModel(keras.Model):
             _scaled(_flat_views(images) if has_views else images), training=training
         )
         features = tf.cast(features, tf.float32)
+        if self.whitening is not None:
+            features = self.whitening(features)
         if self.normalize:
             features = normalize_rows(features)
         return _unflat_views(features, images) if has_views else features
@@ -166,6 +177,7 @@ class ContrastiveModel(keras.Model):
             loss = self.take_loss(views, ids, sample_weight, training=True)
             scaled_loss = scale_loss(self.optimizer, loss)
         self.update_target(self.apply_update(tape, scaled_loss))
+        self.observe(images)
         self.step.assign_add(1)
         return self.update_metrics(loss)
 
@@ -279,6 +291,15 @@ class ContrastiveModel(keras.Model):
 
         tf.cond(moved, follow, lambda: False)
 
+    def observe(self, images) -> None:
+        """Show some of a batch's images to the whitening, as they will be served; of views the first of each."""
+        if self.whitening is None:
+            return
+        images = _of_sizes(images)[0][:_OBSERVED]
+        if self.augment is None or images.shape.rank == 5:
+            images = images[:, 0]
+        self.whitening.observe(self.encoder(_scaled(images), training=False))
+
     def update_metrics(self, loss) -> dict:
         """The epoch's averages so far, by name."""
         self.loss_mean.update_state(loss)
@@ -292,7 +313,13 @@ class ContrastiveModel(keras.Model):
         }
         base = keras.layers.Layer.get_config(self)
         own = {key: base[key] for key in ("name", "trainable", "dtype") if key in base}
-        return {**own, **serialized, "normalize": self.normalize, "seed": self.seed}
+        return {
+            **own,
+            **serialized,
+            "normalize": self.normalize,
+            "whiten": self.whitening is not None,
+            "seed": self.seed,
+        }
 
     def _part(self, name: str):
         return self.loss_layer if name == "loss" else getattr(self, name)

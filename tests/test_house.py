@@ -17,7 +17,7 @@ PACKAGE = Path(kc.__file__).parent
 FLOORS = [
     ["_compat", "_checks", "_random", "_numerics", "_batch_norm", "_version"],
     ["losses", "augment", "data", "encoders", "heads", "optimizers", "evaluation"],
-    ["layers", "targets", "negatives", "pictures"],
+    ["layers", "targets", "negatives", "whitening", "pictures"],
     ["model"],
     ["export", "search", "callbacks", "report"],
     ["recipes"],
@@ -75,6 +75,7 @@ def public_objects():
     yield from [
         ("ContrastiveModel", kc.ContrastiveModel),
         ("Layer", kc.ContrastiveLossLayer),
+        ("FeatureWhitening", kc.FeatureWhitening),
     ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_contrastive._compat import versions
 from keras_contrastive._version import __version__
+from keras_contrastive.whitening import served_encoder
 
 
 def fingerprint(model: keras.Model) -> str:
@@ -23,9 +24,8 @@ def fingerprint(model: keras.Model) -> str:
     Returns:
         16 hexadecimal digits. The card has them, and what `scripts/embed.py` writes.
     """
-    encoder = getattr(model, "encoder", model)
     digest = hashlib.sha256()
-    for weight in encoder.weights:
+    for weight in served_encoder(model).weights:
         value = weight.numpy()
         digest.update(f"{value.dtype} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())

@@ -16,6 +16,7 @@ from keras_contrastive.export._checks import (
 from keras_contrastive.export._files import check_replaceable, write_whole
 from keras_contrastive.export._signatures import Signatures
 from keras_contrastive.export.card import as_json, card_of
+from keras_contrastive.whitening import served_encoder
 
 
 def save(
@@ -60,7 +61,7 @@ def save(
             the encoder takes; `classifier`, `class_names` or `index` do not fit the encoder or one another; an option is
             out of its range; or `path` is a file, or a folder that holds something other than a SavedModel.
     """
-    encoder = getattr(model, "encoder", model)
+    encoder = served_encoder(model)
     image_size, channels = image_shape(encoder, image_size)
     check_integer(1, top_k=top_k)
     if max_pixels is not None:
