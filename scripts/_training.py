@@ -19,6 +19,10 @@ import keras_contrastive as kc
 
 # At most so many images to judge by, of train and test, where they are not all in memory.
 JUDGED_TRAIN, JUDGED_TEST = 20_000, 5_000
+DRAWN = (
+    "digits",
+    "mnist",
+)  # sets of handwritten digits, which are never mirrored or recoloured
 SMALL_IMAGE = 32  # pixels: up to here, auto takes the weaker crops and colours
 PROBE_IMAGES = 1000  # how many training images the kNN during training looks at
 SHOWN_IMAGES = 500  # how many of them TensorBoard's pictures are made of
@@ -55,7 +59,7 @@ class Job:
         self.steps = int(self._batches(0, 0).cardinality())
         keras.utils.set_random_seed(options["seed"])
         size, _, channels = source.train.image_shape
-        self.recipe = make_recipe(options, size)
+        self.recipe = make_recipe(options, size, self.steps * options["epochs"])
         self.encoder = make_encoder(encoder_shape(options, size, channels))
         if options["init"] is not None:
             kc.encoders.load_weights(self.encoder, weights_file(options["init"]))
@@ -362,13 +366,13 @@ def settled(options: dict, asked: dict, method) -> tuple[dict, dict]:
         if option not in known:
             flag = option.replace("_", "-")
             raise Failure(f"--{flag} is not an option of {name}.")
-    own, usual = {}, {"epochs": method.epochs, "encoder": "small_resnet"}
+    own, usual = {}, {"epochs": method.epochs, "encoder": method.encoder}
     if settings == "small":
         own = {**method.options, **DEFAULTS_OF.get((data, name), {})}
         if data == "digits":
             usual["encoder"] = "small_conv_net"
         if options["optimizer"] in (None, "adam"):
-            usual |= {"optimizer": "adam", "learning_rate": 1e-3}
+            usual |= {"optimizer": "adam", "learning_rate": method.learning_rate}
         usual["weight_decay"] = 0.0
     elif settings == "cifar10":
         own = dict(method.cifar10)
@@ -393,17 +397,19 @@ def known_labels(part, options):
     return kc.data.keep_labels(part, options["labels_per_class"], seed=options["seed"])
 
 
-def make_recipe(options, image_size: int):
-    """The recipe of the views; DINO's crops are not SwAV's."""
-    style = {}
+def make_recipe(options, image_size: int, steps: int | None = None):
+    """The recipe of the views; DINO's crops are not SwAV's, and those of `fast` grow."""
+    own = {}
     if options["augment"] == "multi_crop" and options["method"] == "dino":
-        style = {"style": "dino"}
-    return kc.augment.get(options["augment"])(image_size, **style)
+        own = {"style": "dino"}
+    if options["augment"] == "fast":
+        own = {"steps": steps}
+    return kc.augment.get(options["augment"])(image_size, **own)
 
 
 def encoder_shape(options, image_size: int, channels: int) -> tuple:
-    """Images of one size; of any, where the views have several."""
-    if options["augment"] == "multi_crop":
+    """Images of one size; of any, where the views have another or several."""
+    if options["augment"] in ("fast", "multi_crop"):
         return (None, None, channels)
     return (image_size, image_size, channels)
 
@@ -524,11 +530,15 @@ def _check_images(source) -> None:
 
 
 def augment_name(options, image_size: int) -> str:
-    """The recipe's name; auto: digits are never mirrored or recoloured, small images lose less."""
+    """The recipe's name; auto: digits are never mirrored or recoloured, small images lose less, `fast` has its own."""
     if options["augment"] != "auto":
         return options["augment"]
-    if options["data"] in ("digits", "mnist"):
+    if options["data"] in DRAWN:
         return "digits"
+    if options.get("method") is not None:
+        own = kc.recipes.get(options["method"]).augment
+        if own != "auto":
+            return own
     return "simclr_small" if image_size <= SMALL_IMAGE else "simclr"
 
 

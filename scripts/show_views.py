@@ -30,7 +30,7 @@ def parse_args(argv=None):
         "--augment",
         metavar="NAME",
         default="auto",
-        help="simclr, simclr_small, moco_v2, byol, multi_crop, weak, digits, or auto: what train.py would take "
+        help="simclr, simclr_small, fast, moco_v2, byol, multi_crop, weak, digits, or auto: what train.py would take "
         "(default: auto)",
     )
     parser.add_argument(

@@ -58,7 +58,7 @@ METHOD_OPTIONS = {
     "temperature": (
         positive,
         "softmax temperature, > 0; smaller weighs similar negatives more",
-        "simclr, supcon, dcl, moco, moco_v3, nnclr, swav",
+        "simclr, fast, supcon, dcl, moco, moco_v3, nnclr, swav",
     ),
     "margin": (positive, "how far negatives are pushed, > 0", "siamese, triplet"),
     "momentum": (
@@ -118,7 +118,7 @@ def parse_args(argv=None):
     what.add_argument(
         "--method",
         metavar="NAME",
-        help="with negatives: simclr, supcon (by labels), dcl, siglip_views, moco, moco_v3, nnclr, siamese (margin loss "
+        help="with negatives: simclr, fast (the same for minutes on a CPU), supcon (by labels), dcl, siglip_views, moco, moco_v3, nnclr, siamese (margin loss "
         "on triplets), triplet; without: byol, simsiam, barlow_twins, vicreg, swav, dino (default: simclr)",
     )
     what.add_argument(
@@ -131,8 +131,8 @@ def parse_args(argv=None):
     what.add_argument(
         "--encoder",
         metavar="NAME",
-        help="conv_net, small_conv_net, small_resnet (for a CPU), small_vit, resnet18, resnet50 (for a GPU), or a model "
-        "of keras.applications: MobileNetV3Small, ... (default: small_resnet; digits: small_conv_net; --settings "
+        help="conv_net, small_conv_net, fast_conv_net, small_resnet (for a CPU), small_vit, resnet18, resnet50 (for a GPU), or a model "
+        "of keras.applications: MobileNetV3Small, ... (default: small_resnet; fast: fast_conv_net; digits: small_conv_net; --settings "
         "cifar10: resnet18)",
     )
     what.add_argument(
@@ -145,8 +145,8 @@ def parse_args(argv=None):
         "--augment",
         metavar="NAME",
         help="how views are made: simclr (crop, flip, colour), simclr_small (the same, weaker), moco_v2 (between "
-        "the two), byol (the two views differ), multi_crop (two large, six small; encoders that take any size), weak "
-        "(crop, flip), digits (rotation, scale, shear, shift), or auto: digits for handwritten digits, simclr_small up "
+        "the two), byol (the two views differ), multi_crop (two large, six small; encoders that take any size), fast "
+        "(small at first, then larger; the same), weak (crop, flip), digits (rotation, scale, shear, shift), or auto: digits for handwritten digits, fast for --method fast, simclr_small up "
         "to 32 pixels, else simclr; show_views.py draws them (default: auto)",
     )
     what.add_argument(

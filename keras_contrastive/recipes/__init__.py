@@ -32,6 +32,7 @@ from keras_contrastive import data
 from keras_contrastive._checks import check_choice
 from keras_contrastive.model import ContrastiveModel
 from keras_contrastive.recipes._assemble import OPTIMIZERS
+from keras_contrastive.recipes.fast import fast
 from keras_contrastive.recipes.metric import siamese, triplet
 from keras_contrastive.recipes.positives import (
     barlow_twins,
@@ -58,6 +59,7 @@ __all__ = [
     "byol",
     "dcl",
     "dino",
+    "fast",
     "get",
     "moco",
     "nnclr",
@@ -85,6 +87,12 @@ class RecipeEntry(NamedTuple):
     """The dataset that it is fitted on: `dataset(part, batch_size, seed=, epoch=, step=)`."""
     epochs: int = 100
     batch_size: int = 128
+    learning_rate: float = 1e-3
+    """Of Adam, on small machines."""
+    encoder: str = "small_resnet"
+    """The encoder of small machines."""
+    augment: str = "auto"
+    """The views of small machines, by name; auto: by the images' kind and size."""
 
 
 def _cifar10(optimizer, learning_rate, weight_decay, augment="byol", **options) -> dict:
@@ -106,6 +114,14 @@ RECIPES: dict[str, RecipeEntry] = {
         simclr,
         {"temperature": 0.2, "projection_layers": 2},
         _cifar10("larc", 0.4, 1e-4, "simclr", temperature=0.2, **_WIDE),
+    ),
+    "fast": RecipeEntry(
+        fast,
+        {"temperature": 0.2},
+        learning_rate=3e-3,
+        encoder="fast_conv_net",
+        augment="fast",
+        batch_size=256,
     ),
     "supcon": RecipeEntry(
         supcon,
