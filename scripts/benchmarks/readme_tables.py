@@ -498,8 +498,62 @@ def semi_labelled() -> str:
     return "\n".join([*rows, "", how])
 
 
+TIME_MARKS = (30, 90, 240)  # seconds
+
+
+def time_to_knn() -> str:
+    """kNN accuracy after so many seconds of training, one row a run and length of its schedule."""
+    import time_to_knn as benchmark
+
+    found = benchmark.results("cifar10_jpeg")
+    heads = " | ".join(f"{mark} s" for mark in TIME_MARKS)
+    rows = [
+        f"| run | seconds | views/s | {heads} | end |",
+        "|---|" + "---|" * (len(TIME_MARKS) + 3),
+    ]
+    for name, by_seconds in found.items():
+        for asked, results in sorted(by_seconds.items()):
+            speed = statistics.median(r["views_per_second"] for r in results)
+            seconds = statistics.median(r["seconds"] for r in results)
+            cells = [_at_mark(results, mark, asked) for mark in TIME_MARKS]
+            end = _mean([r["marks"][-1]["knn_200"] for r in results])
+            rows.append(
+                f"| {benchmark.TITLES[name]} | {seconds:.0f} | {speed:,.0f} | {' | '.join(cells)} | **{end}** |"
+            )
+    some = [r for runs in found.values() for results in runs.values() for r in results]
+    peers = {name: v for r in some for name, v in r.get("peers", {}).items()}
+    versions = "".join(f", {name} {version}" for name, version in peers.items())
+    seeds = sorted({r["seed"] for r in some})
+    spread = (
+        "the mean over seeds ± half their range"
+        if len(seeds) > 1
+        else f"of one seed, {seeds[0]}"
+    )
+    how = (
+        f"kNN accuracy (k = {benchmark.K}) on the test images of CIFAR-10, JPEG re-encoded, in percent, {spread}; "
+        "untrained, `fast` has "
+        f"{_mean([r['marks'][0]['knn_200'] for r in some if r['run'] == 'fast'])} and the other encoder "
+        f"{_mean([r['marks'][0]['knn_200'] for r in some if r['run'] == 'simclr'])}. The learning rate falls to 0 at the end. "
+        "`python scripts/benchmarks/time_to_knn.py --data npz:cifar10_jpeg.npz --run NAME --seconds S --seed K`: batches of "
+        f"{some[0]['batch_size']}, {some[0]['threads']} threads. {_machine(some[0])[:-1]}{versions}."
+    )
+    return "\n".join([*rows, "", how])
+
+
+def _at_mark(results: list[dict], mark: float, seconds: float) -> str:
+    """The accuracy at the first look after so many seconds; nothing where the schedule is not longer."""
+    if mark >= seconds:
+        return ""
+    found = [
+        next((m["knn_200"] for m in r["marks"] if m["seconds"] >= mark), None)
+        for r in results
+    ]
+    return "" if None in found else _mean(found)
+
+
 TABLES = {
     "methods": methods,
+    "time_to_knn": time_to_knn,
     "semi_labelled": semi_labelled,
     "one_loss": one_loss,
     "digits": digits,

@@ -1,0 +1,77 @@
+"""The picture of time_to_knn.py."""
+
+from __future__ import annotations
+
+import statistics
+
+
+def drawn(found: dict[str, dict[float, list[dict]]]):
+    """Accuracy in percent over seconds: a line for each run and length, thin ones for its seeds."""
+    from keras_contrastive.pictures._common import QUIET, new_figure
+    from keras_contrastive.pictures.charts import COLOURS
+
+    figure = new_figure(8.2, 4.6, layout="constrained")
+    axes = figure.subplots()
+    longest = max(seconds for runs in found.values() for seconds in runs)
+    labels = []
+    for colour, (title, runs) in zip(COLOURS, found.items()):
+        for seconds, of_seeds in sorted(runs.items()):
+            lines = [_line(result) for result in of_seeds]
+            times, accuracies = _mean_line(lines)
+            for line in lines if len(lines) > 1 else []:
+                axes.plot(*line, color=colour, lw=0.8, alpha=0.4)
+            axes.plot(times, accuracies, color=colour, lw=2, marker="o", markersize=3)
+            text = f"{title}  {accuracies[-1]:.1f}"
+            if seconds == longest:
+                labels.append((accuracies[-1], text, colour))
+            elif seconds == max(runs):
+                end = times[-1], accuracies[-1]
+                _label(axes, text, end, colour, offset=6)
+    bottom, top = axes.get_ylim()
+    for height, (_, text, colour) in _spread(labels, (top - bottom) / 18):
+        _label(axes, text, (longest, height), colour, offset=12)
+    axes.set_xlim(0, 1.01 * longest)
+    axes.set_xlabel("seconds of training", fontsize=8, color=QUIET)
+    axes.set_title("kNN accuracy on test images, %", fontsize=10.5, loc="left")
+    axes.tick_params(labelsize=8, colors=QUIET)
+    axes.grid(axis="y", color="0.92", lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("0.7")
+    return figure
+
+
+def _label(axes, text: str, place, colour, *, offset: float) -> None:
+    """Text to the right of a place, in its line's colour."""
+    axes.annotate(
+        text,
+        place,
+        xytext=(offset, 0),
+        textcoords="offset points",
+        va="center",
+        color=colour,
+        fontsize=9,
+        annotation_clip=False,
+    )
+
+
+def _line(result: dict) -> tuple[list[float], list[float]]:
+    marks = result["marks"]
+    return [m["seconds"] for m in marks], [100 * m["knn_200"] for m in marks]
+
+
+def _mean_line(lines) -> tuple[list[float], list[float]]:
+    """The mean over seeds, mark by mark; a mark that one of them has not is left out, the end is not."""
+    count = min(len(times) for times, _ in lines)
+    places = [*range(count - 1), -1]
+    return tuple(
+        [statistics.fmean(line[axis][place] for line in lines) for place in places]
+        for axis in (0, 1)
+    )
+
+
+def _spread(labels, gap: float):
+    """Heights for labels, in the order of their values and at least `gap` apart."""
+    heights: list[float] = []
+    for accuracy, *_ in sorted(labels):
+        heights.append(max(accuracy, heights[-1] + gap) if heights else accuracy)
+    return zip(heights, sorted(labels))

@@ -1,0 +1,213 @@
+"""The benchmark of accuracy against time: what it refuses, that a short run of each framework gives a result."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keras_contrastive as kc
+
+ROOT = Path(kc.__file__).resolve().parents[1]
+PEERS = ROOT / ".venv-benchmarks" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    folders = [str(ROOT / "scripts" / "benchmarks"), str(ROOT / "scripts")]
+    sys.path[:0] = folders
+    yield
+    for folder in folders:
+        sys.path.remove(folder)
+
+
+@pytest.fixture
+def benchmark(scripts, tmp_path, monkeypatch):
+    """The script, quick, with results in a folder of the test's own."""
+    import _results
+    import time_to_knn
+
+    monkeypatch.setattr(_results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(time_to_knn, "MARKS", (0, 0.2))
+    monkeypatch.setattr(time_to_knn, "TIMED_SECONDS", 0.1)
+    monkeypatch.setattr(time_to_knn, "import_quietly", lambda: None)
+    return time_to_knn
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """Random images, just enough of them for 200 neighbours."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 240), ("test", 20)):
+        arrays[f"x_{part}"] = rng.integers(0, 256, (count, 16, 16, 3), np.uint8)
+        arrays[f"y_{part}"] = rng.integers(0, 2, (count, 1))
+    np.savez(tmp_path / "tiny.npz", **arrays)
+    return f"npz:{tmp_path / 'tiny.npz'}"
+
+
+def in_this_process(benchmark, monkeypatch):
+    """To start TensorFlow in another process takes longer than the run."""
+
+    import _simclr_keras
+
+    monkeypatch.setattr(_simclr_keras, "import_quietly", lambda: None)
+
+    def ask(job, folder):
+        (folder / "job.json").write_text(json.dumps(job))
+        return _simclr_keras.work(json.loads((folder / "job.json").read_text()), folder)
+
+    monkeypatch.setattr(benchmark, "ask", ask)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ([], "--data and --run are needed"),
+        (["--data", "cifar10", "--run", "simclr"], "must be npz:FILE"),
+        (["--data", "npz:a.npz", "--run", "simsiam"], "invalid choice"),
+        (
+            ["--data", "npz:a.npz", "--run", "simclr", "--seconds", "0.5"],
+            "must be >= 1",
+        ),
+        (["--data", "npz:a.npz", "--run", "simclr", "--workers", "1"], "--workers is"),
+        (
+            ["--data", "npz:a.npz", "--run", "fast", "--variant", "no_growth"],
+            "--variant is for --run fast with --hold-out",
+        ),
+        (
+            ["--data", "npz:a.npz", "--run", "lightly", "--min-area", "0.2"],
+            "--min-area: settings are chosen on held-out images",
+        ),
+        (
+            "--data npz:a.npz --run lightly_defaults --hold-out --strength 1".split(),
+            "lightly_defaults has settings of its own",
+        ),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(benchmark, capsys, options, said):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(options)
+    found = capsys.readouterr().err
+    assert said in found and found.count("\n") == 1
+
+
+def test_settings_on_held_out_images_are_part_of_the_name(benchmark):
+    options = "--data npz:/a/b.npz --run lightly --seconds 90 --hold-out --temperature 0.1 --optimizer sgd"
+    name = benchmark.result_name(benchmark.parse_args(options.split()))
+    assert name == "time_to_knn/tuning/b-lightly-temperature0.1-sgd-90s-seed0"
+
+
+def test_result_that_is_there_is_not_made_again(benchmark, spec, tmp_path, capsys):
+    there = tmp_path / "results" / "time_to_knn" / "tiny-simclr-600s-seed0.json"
+    there.parent.mkdir(parents=True)
+    there.write_text("{}")
+    assert benchmark.main(["--data", spec, "--run", "simclr"]) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert there.read_text() == "{}"
+
+
+def test_worker_that_fails_leaves_one_line_and_no_result(
+    benchmark, tmp_path, monkeypatch
+):
+    worker = tmp_path / "_simclr_keras.py"
+    worker.write_text("import sys; sys.exit(3)")
+    monkeypatch.setattr(benchmark, "HERE", tmp_path)
+    job = {"run": "simclr", "threads": 2}
+    with pytest.raises(benchmark.Failure, match=r"^simclr: .* exit code 3\.$"):
+        benchmark.ask(job, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["simclr", "fast"])
+def test_short_run_gives_a_result(benchmark, spec, tmp_path, monkeypatch, name):
+    if not hasattr(kc.recipes, name):
+        pytest.skip(f"there is no recipe `{name}`")
+    in_this_process(benchmark, monkeypatch)
+    options = ["--run", name, "--seconds", "1", "--batch-size", "16"]
+    assert benchmark.main(["--data", spec, *options]) == 0
+    check_result(tmp_path / f"results/time_to_knn/tiny-{name}-batch16-1s-seed0.json")
+
+
+@pytest.mark.skipif(not PEERS.exists(), reason="needs `make venv-benchmarks`")
+def test_short_run_of_lightly_gives_a_result(benchmark, spec, tmp_path):
+    options = "--run lightly --seconds 1 --batch-size 16 --workers 0 --hold-out"
+    options += " --temperature 0.3"
+    assert benchmark.main(["--data", spec, *options.split()]) == 0
+    name = "tiny-lightly-temperature0.3-batch16-workers0-1s-seed0.json"
+    result = check_result(tmp_path / "results/time_to_knn/tuning" / name)
+    assert result["settings"]["temperature"] == 0.3
+    assert result["peers"].keys() == {"torch", "torchvision", "lightly"}
+
+
+def check_result(path) -> dict:
+    result = json.loads(path.read_text())
+    first, last = result["marks"][0], result["marks"][-1]
+    if not result["hold_out"]:  # there the end alone is looked at
+        assert (first["seconds"], first["step"], first["loss"]) == (0, 0, None)
+    assert last["step"] == result["steps"] and last["seconds"] == result["seconds"]
+    # The largest that NT-Xent of 32 views can be at temperature 0.2, whatever the features are.
+    assert 0 < last["loss"] < math.log(31) + 2 / 0.2
+    assert 0 <= last["knn_200"] <= 1
+    seen = 2 * 16 * result["steps"]
+    assert result["views_per_second"] == pytest.approx(seen / result["seconds"])
+    return result
+
+
+def test_held_out_images_are_a_tenth_and_not_trained_on(scripts, tmp_path):
+    import _fixed_time
+
+    number = np.arange(100, dtype=np.uint8)
+    images = np.broadcast_to(number[:, None, None, None], (100, 4, 4, 3))
+    path = tmp_path / "numbers.npz"
+    np.savez(path, x_train=images, y_train=number, x_test=images, y_test=number)
+    found = _fixed_time.load(str(path), hold_out=True)
+    assert len(found.queries) == 10
+    assert {*found.train_labels, *found.query_labels} == {*range(100)}
+    np.testing.assert_array_equal(found.train[:, 0, 0, 0], found.train_labels)
+
+
+def test_learning_rate_of_the_peers_is_that_of_the_recipes(scripts):
+    import _fixed_time
+
+    ours = kc.optimizers.WarmupCosine(0.002, 100, warmup_steps=5)
+    for step in range(101):
+        expected = float(ours(step))
+        found = _fixed_time.learning_rate(step, 100, 0.002)
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_encoders_of_both_frameworks_have_the_same_parameters(benchmark):
+    import _fixed_time
+    import _simclr_keras
+
+    encoder = _simclr_keras.shared_encoder((32, 32, 3))
+    ours = sum(int(np.prod(weight.shape)) for weight in encoder.trainable_weights)
+    # 9 (3 32 + 32 64 + 64 128 + 128 256) kernels, and 2 (32 + 64 + 128 + 256) of the normalisations.
+    assert ours == _fixed_time.encoder_parameters() == 387_936 + 960
+    if not PEERS.exists():
+        pytest.skip("ours is right; PyTorch's needs `make venv-benchmarks`")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'scripts' / 'benchmarks')!r})\n"
+        "import _simclr_torch as s; print(sum(p.numel() for p in s.shared_encoder().parameters()))"
+    )
+    found = subprocess.run([PEERS, "-c", code], capture_output=True, text=True)
+    assert int(found.stdout) == ours
+
+
+def test_picture_is_drawn_of_the_results_that_are_there(
+    benchmark, tmp_path, monkeypatch
+):
+    folder = tmp_path / "results" / "time_to_knn"
+    folder.mkdir(parents=True)
+    for name in ("a-simclr-60s-seed0", "a-simclr-60s-seed1", "a-lightly-30s-seed0"):
+        marks = [{"seconds": s, "knn_200": s / 100} for s in (0, 30, 61)]
+        (folder / f"{name}.json").write_text(json.dumps({"marks": marks}))
+    picture = tmp_path / "picture.png"
+    monkeypatch.setattr(benchmark, "PICTURE", picture)
+    assert benchmark.main(["--plot"]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    found = benchmark.results("a")
+    assert [len(found["simclr"][60.0]), len(found["lightly"][30.0])] == [2, 1]
