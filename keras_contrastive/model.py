@@ -177,7 +177,7 @@ class ContrastiveModel(keras.Model):
             loss = self.take_loss(views, ids, sample_weight, training=True)
             scaled_loss = scale_loss(self.optimizer, loss)
         self.update_target(self.apply_update(tape, scaled_loss))
-        self.observe(images)
+        self.update_whitening(images)
         self.step.assign_add(1)
         return self.update_metrics(loss)
 
@@ -291,7 +291,7 @@ class ContrastiveModel(keras.Model):
 
         tf.cond(moved, follow, lambda: False)
 
-    def observe(self, images) -> None:
+    def update_whitening(self, images) -> None:
         """Show some of a batch's images to the whitening, as they will be served; of views the first of each."""
         if self.whitening is None:
             return

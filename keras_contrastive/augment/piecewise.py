@@ -32,10 +32,8 @@ class PiecewiseRecipe(Recipes):
     """
 
     def __init__(self, boundaries, recipes):
-        self.boundaries, self.recipes = (
-            [int(each) for each in boundaries],
-            list(recipes),
-        )
+        self.boundaries = [int(boundary) for boundary in boundaries]
+        self.recipes = list(recipes)
         for recipe in self.recipes:
             if not isinstance(recipe, Recipe) or isinstance(recipe, PiecewiseRecipe):
                 raise ValueError(

@@ -61,8 +61,8 @@ def save(
             the encoder takes; `classifier`, `class_names` or `index` do not fit the encoder or one another; an option is
             out of its range; or `path` is a file, or a folder that holds something other than a SavedModel.
     """
+    image_size, channels = image_shape(getattr(model, "encoder", model), image_size)
     encoder = served_encoder(model)
-    image_size, channels = image_shape(encoder, image_size)
     check_integer(1, top_k=top_k)
     if max_pixels is not None:
         check_integer(1, max_pixels=max_pixels)

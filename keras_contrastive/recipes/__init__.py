@@ -32,8 +32,8 @@ from keras_contrastive import data
 from keras_contrastive._checks import check_choice
 from keras_contrastive.model import ContrastiveModel
 from keras_contrastive.recipes._assemble import OPTIMIZERS
-from keras_contrastive.recipes.fast import fast
 from keras_contrastive.recipes.metric import siamese, triplet
+from keras_contrastive.recipes.minutes import fast
 from keras_contrastive.recipes.positives import (
     barlow_twins,
     byol,

@@ -21,17 +21,22 @@ def drawn(found: dict[str, dict[float, list[dict]]]):
             for line in lines if len(lines) > 1 else []:
                 axes.plot(*line, color=colour, lw=0.8, alpha=0.4)
             axes.plot(times, accuracies, color=colour, lw=2, marker="o", markersize=3)
-            text = f"{title}  {accuracies[-1]:.1f}"
+            name = f"{title}  " if seconds == max(runs) else ""
+            text = f"{name}{accuracies[-1]:.1f}"
             if seconds == longest:
                 labels.append((accuracies[-1], text, colour))
-            elif seconds == max(runs):
+            else:
                 end = times[-1], accuracies[-1]
                 _label(axes, text, end, colour, offset=6)
     bottom, top = axes.get_ylim()
     for height, (_, text, colour) in _spread(labels, (top - bottom) / 18):
         _label(axes, text, (longest, height), colour, offset=12)
     axes.set_xlim(0, 1.01 * longest)
-    axes.set_xlabel("seconds of training", fontsize=8, color=QUIET)
+    axes.set_xlabel(
+        "seconds of training (a line ends where its learning rate has fallen to 0)",
+        fontsize=8,
+        color=QUIET,
+    )
     axes.set_title("kNN accuracy on test images, %", fontsize=10.5, loc="left")
     axes.tick_params(labelsize=8, colors=QUIET)
     axes.grid(axis="y", color="0.92", lw=0.8)

@@ -112,20 +112,11 @@ def convolutions(image_shape, channels, strides, sizes):
     """Convolutions with batch normalisation and ReLU, and the mean over places."""
     import keras
 
-    import keras_contrastive as kc
+    from keras_contrastive.encoders._blocks import conv_norm
 
     inputs = outputs = keras.Input(image_shape)
     for filters, stride, size in zip(channels, strides, sizes):
-        outputs = keras.layers.Conv2D(
-            filters,
-            size,
-            strides=stride,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="he_normal",
-        )(outputs)
-        outputs = kc.encoders.FusedBatchNorm()(outputs)
-        outputs = keras.layers.ReLU()(outputs)
+        outputs = conv_norm(outputs, filters, size=size, strides=stride)
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(outputs))
 
 
