@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -17,21 +19,42 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1600,1200"
 )
-PATIENCE = 60  # seconds
+# Seconds. On a busy machine a program has needed more than 60 to start.
+PATIENCE = 180
+_STARTS = 3
+
+
+def machine() -> str:
+    """What a program that did not start may have lacked."""
+    memory = Path("/proc/meminfo")
+    lines = memory.read_text().splitlines() if memory.exists() else []
+    free = f"disk: {shutil.disk_usage('/tmp').free >> 10} kB"
+    return "; ".join([f"load: {os.getloadavg()[0]:.1f}", free, *lines[2:3]])
 
 
 @contextlib.contextmanager
 def open_browser(profile):
     """Chromium with an empty profile in this folder; keeps what pages write to the console."""
     from selenium import webdriver
+    from selenium.common.exceptions import SessionNotCreatedException
     from selenium.webdriver.chrome.service import Service
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in [*FLAGS.split(), f"--user-data-dir={profile}"]:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+    def start(number: int):
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        for flag in [*FLAGS.split(), f"--user-data-dir={profile}-{number}"]:
+            options.add_argument(flag)
+        return webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+
+    for number in range(_STARTS):
+        try:
+            driver = start(number)
+            break
+        except SessionNotCreatedException as error:
+            said = f"{error.msg.splitlines()[0]} ({machine()})"
+    else:
+        pytest.fail(f"Chromium did not start: {said}")
     try:
         yield driver
     finally:

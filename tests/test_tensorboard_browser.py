@@ -13,7 +13,12 @@ import pytest
 import tensorflow as tf
 
 import keras_contrastive as kc
-from tests.browser import PATIENCE, needs_browser, open_browser
+from tests.browser import (
+    PATIENCE,
+    machine,
+    needs_browser,
+    open_browser,
+)
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 pytestmark = needs_browser
@@ -115,7 +120,10 @@ def address(run_folder):
             if found:
                 break
         else:
-            pytest.fail("TensorBoard did not start:\n" + "".join(said))
+            pytest.fail(
+                f"TensorBoard did not start: exit code {server.wait()} ({machine()})\n"
+                + "".join(said)
+            )
         deadline.cancel()
         yield found.group()
     finally:

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import keras_contrastive as kc
+from keras_contrastive._compat import KERAS_3
+
+pytestmark = pytest.mark.skipif(not KERAS_3, reason="benchmarks run on the main line")
 
 ROOT = Path(kc.__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-benchmarks" / "bin" / "python"
@@ -121,10 +124,16 @@ def test_worker_that_fails_leaves_one_line_and_no_result(
         benchmark.ask(job, tmp_path)
 
 
+def test_run_that_needs_a_compiler_says_so(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark._workers, "PEERS", Path(sys.executable))
+    monkeypatch.setattr(benchmark.shutil, "which", lambda name: None)
+    job = {"run": "pytorch_compiled", "threads": 2}
+    with pytest.raises(benchmark.Failure, match=r"^pytorch_compiled needs g\+\+\.$"):
+        benchmark.ask(job, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["simclr", "fast"])
 def test_short_run_gives_a_result(benchmark, spec, tmp_path, monkeypatch, name):
-    if not hasattr(kc.recipes, name):
-        pytest.skip(f"there is no recipe `{name}`")
     in_this_process(benchmark, monkeypatch)
     options = ["--run", name, "--seconds", "1", "--batch-size", "16"]
     assert benchmark.main(["--data", spec, *options]) == 0

@@ -4,15 +4,15 @@ Two forms, on the same encoder:
   lightly   as lightly's own example: its transform on single Pillow images in the processes of a DataLoader, each
             view through the model on its own, its projection head and its loss
   pytorch   whatever makes it fast on a CPU: images in one tensor, both views of a batch drawn by kornia in one call
-            and put through the model at once, channels last, one matrix product in the loss; the model is compiled
-            where there is g++, for the throwaway model already, so that little of it is on the clock
+            and put through the model at once, channels last, one matrix product in the loss
+  pytorch_compiled  the same, with the model compiled: for the throwaway model already, so that little of it is on the
+            clock
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -157,7 +157,7 @@ class Fast(Trainer):
         super().__init__(job, steps)
         self.encoder.to(memory_format=torch.channels_last)
         self.forward = self.model
-        if job["compile"]:
+        if job["run"] == "pytorch_compiled":
             self.forward = torch.compile(self.model, dynamic=False)
 
     def loss(self, views):
@@ -220,8 +220,7 @@ def work(job: dict, folder: Path) -> dict:
     quiet()
     torch.set_num_threads(job["threads"])
     images = _fixed_time.load(job["data"], hold_out=job["hold_out"])
-    job["compile"] = job["run"] == "pytorch" and shutil.which("g++") is not None
-    make = Fast if job["run"] == "pytorch" else Lightly
+    make = Fast if job["run"].startswith("pytorch") else Lightly
     seconds_per_step = timed(make, job, images)
     steps = _fixed_time.steps_in(job["seconds"], seconds_per_step)
     trainer = make(job, steps)
@@ -238,8 +237,7 @@ def work(job: dict, folder: Path) -> dict:
     for _ in range(steps):
         trainer.step(next(views))
         watch.after_step()
-    compiled = {"compile": job["compile"]} if make is Fast else {}
-    return {**watch.result(seconds_per_step), **compiled}
+    return watch.result(seconds_per_step)
 
 
 def timed(make, job: dict, images: _fixed_time.Images) -> float:

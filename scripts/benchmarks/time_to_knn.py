@@ -23,6 +23,7 @@ Runs:
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,8 @@ RUNS = {
     "fast": "this library's recipe `fast`, with an encoder of its own",
     "lightly": "lightly's SimCLR as it ships, with the temperature, rate and views of simclr",
     "lightly_defaults": "the same with lightly's own temperature, views and head",
-    "pytorch": "the fastest form in PyTorch that we found: batched views of kornia, a compiled model, channels last",
+    "pytorch": "PyTorch made fast: batched views of kornia, both through the model at once, channels last",
+    "pytorch_compiled": "the same with the model compiled by torch.compile, which needs g++",
 }
 # Of all runs on one encoder. The peers' are not tuned on their own.
 SHARED = {
@@ -74,6 +76,7 @@ SETTINGS = {
         "hidden_dim": 2048,
     },
     "pytorch": SHARED,
+    "pytorch_compiled": SHARED,
 }
 # What `fast` is without one of its parts; each on held-out images.
 VARIANTS = {
@@ -87,7 +90,8 @@ VARIANTS = {
 }
 OVERRIDES = ("temperature", "learning_rate", "optimizer", "min_area", "strength")
 LIGHTLY = ("lightly", "lightly_defaults")
-PEERS = (*LIGHTLY, "pytorch")
+PYTORCH = ("pytorch", "pytorch_compiled")
+PEERS = (*LIGHTLY, *PYTORCH)
 # Blocks that are freed stay with the process: fresh pages cost it more than anything else.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -103,7 +107,7 @@ PICTURE = HERE.parents[1] / "docs" / "time_to_knn.png"
 
 
 def parse_args(argv=None):
-    runs = "\n".join(f"  {name:18}{what}" for name, what in RUNS.items())
+    runs = "\n".join(f"  {name:19}{what}" for name, what in RUNS.items())
     parser = OneLineParser(
         description=__doc__ + runs,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -277,7 +281,7 @@ def measured(args) -> dict:
     if args.run in PEERS:
         names = ("torch", "torchvision", "lightly", "kornia")
         values["peers"] = _workers.peer_versions(
-            *(name for name in names if name != "kornia" or args.run == "pytorch")
+            *(name for name in names if name != "kornia" or args.run in PYTORCH)
         )
     return values
 
@@ -289,12 +293,14 @@ def ask(job: dict, folder: Path) -> dict:
     if job["run"] in PEERS:
         if not _workers.PEERS.exists():
             raise Failure(f"{job['run']} needs `make venv-benchmarks`.", 1)
+        if job["run"] == "pytorch_compiled" and shutil.which("g++") is None:
+            raise Failure("pytorch_compiled needs g++.", 1)
         command = [str(_workers.PEERS), str(HERE / "_simclr_torch.py"), str(folder)]
     else:
         for pool in ("INTRAOP", "INTEROP"):
             environment[f"TF_NUM_{pool}_THREADS"] = str(job["threads"])
         environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    if job["run"] == "pytorch":
+    if job["run"] in PYTORCH:
         environment.update(KEEP_MEMORY, TORCHINDUCTOR_COMPILE_THREADS="1")
     (folder / "job.json").write_text(json.dumps(job))
     worker = subprocess.Popen(command, env={**os.environ, **environment})
@@ -342,6 +348,7 @@ TITLES = {
     "lightly": "lightly",
     "lightly_defaults": "lightly, its defaults",
     "pytorch": "PyTorch, batched views",
+    "pytorch_compiled": "PyTorch, compiled",
 }
 
 
