@@ -19,8 +19,6 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1600,1200"
 )
-# Seconds. On a busy machine a program has needed more than 60 to start.
-PATIENCE = 180
 _STARTS = 3
 
 
@@ -28,8 +26,9 @@ def machine() -> str:
     """What a program that did not start may have lacked."""
     memory = Path("/proc/meminfo")
     lines = memory.read_text().splitlines() if memory.exists() else []
+    available = [line for line in lines if line.startswith("MemAvailable")]
     free = f"disk: {shutil.disk_usage('/tmp').free >> 10} kB"
-    return "; ".join([f"load: {os.getloadavg()[0]:.1f}", free, *lines[2:3]])
+    return "; ".join([f"load: {os.getloadavg()[0]:.1f}", free, *available])
 
 
 @contextlib.contextmanager
@@ -52,7 +51,7 @@ def open_browser(profile):
             driver = start(number)
             break
         except SessionNotCreatedException as error:
-            said = f"{error.msg.splitlines()[0]} ({machine()})"
+            said = f"{(error.msg or 'no message').splitlines()[0]} ({machine()})"
     else:
         pytest.fail(f"Chromium did not start: {said}")
     try:

@@ -13,17 +13,13 @@ import pytest
 import tensorflow as tf
 
 import keras_contrastive as kc
-from tests.browser import (
-    PATIENCE,
-    machine,
-    needs_browser,
-    open_browser,
-)
+from tests.browser import machine, needs_browser, open_browser
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 pytestmark = needs_browser
 
 CLASSES = ["round", "square"]
+PATIENCE = 180  # seconds; on a busy machine TensorBoard needs a minute to start
 
 # TensorBoard nests its elements in shadow roots, which no selector looks into.
 WALK = """

@@ -25,6 +25,8 @@ def work(job: dict, folder: Path) -> dict:
     part = kc.data.Part(images.train, images.train_labels)
     make = functools.partial({"simclr": _simclr, "fast": _fast}[job["run"]], job)
     seconds_per_step = timed(make, part, job)
+    if job.get("only_speed"):
+        return {"seconds_per_step": seconds_per_step}
     steps = _fixed_time.steps_in(job["seconds"], seconds_per_step)
     keras.utils.set_random_seed(job["seed"])
     model = make(part.image_shape, steps)
@@ -141,8 +143,10 @@ def _fast(job: dict, image_shape, steps: int):
         options = {"learning_rate": 0.001}
     elif variant == "paper_views":
         small, large = kc.augment.simclr(side // 2), kc.augment.simclr(3 * side // 4)
-        recipe = kc.augment.PiecewiseRecipe([steps // 2], [small, large])
-        options = {"augment": recipe if steps > 1 else large}
+        options = {"augment": large}
+        if steps > 1:
+            recipe = kc.augment.PiecewiseRecipe([steps // 2], [small, large])
+            options = {"augment": recipe}
     return kc.recipes.fast(
         image_size=side,
         batch_size=job["batch_size"],

@@ -2,7 +2,7 @@
 
 Two forms, on the same encoder:
   lightly   as lightly's own example: its transform on single Pillow images in the processes of a DataLoader, each
-            view through the model on its own, its projection head and its loss
+            view through the model on its own, its projection head, which normalises the projections, and its loss
   pytorch   whatever makes it fast on a CPU: images in one tensor, both views of a batch drawn by kornia in one call
             and put through the model at once, channels last, one matrix product in the loss
   pytorch_compiled  the same, with the model compiled: for the throwaway model already, so that little of it is on the
@@ -41,12 +41,10 @@ class Trainer:
     """A model, its optimizer and its learning rate, over so many steps."""
 
     def __init__(self, job: dict, steps: int):
-        from lightly.models.modules import SimCLRProjectionHead
-
         torch.manual_seed(job["seed"])
         self.settings, self.steps, self.step_number = job["settings"], steps, 0
         self.encoder = shared_encoder()
-        self.head = SimCLRProjectionHead(
+        self.head = self.new_head(
             _fixed_time.CHANNELS[-1],
             self.settings["hidden_dim"],
             _fixed_time.PROJECTION_DIM,
@@ -96,6 +94,13 @@ class Lightly(Trainer):
         super().__init__(job, steps)
         self.criterion = NTXentLoss(temperature=self.settings["temperature"])
 
+    @staticmethod
+    def new_head(features: int, hidden: int, projections: int) -> nn.Module:
+        """Its own: it normalises the projections too."""
+        from lightly.models.modules import SimCLRProjectionHead
+
+        return SimCLRProjectionHead(features, hidden, projections)
+
     def loss(self, views):
         first, second = views
         return self.criterion(self.model(first), self.model(second))
@@ -120,7 +125,7 @@ class Lightly(Trainer):
             input_size=images.shape[1],
             min_scale=job["settings"]["min_area"],
             cj_strength=job["settings"]["strength"],
-            gaussian_blur=0.0,
+            gaussian_blur=job["settings"].get("gaussian_blur", 0.0),
         )
         loader = torch.utils.data.DataLoader(
             Pictures(images, transform),
@@ -159,6 +164,16 @@ class Fast(Trainer):
         self.forward = self.model
         if job["run"] == "pytorch_compiled":
             self.forward = torch.compile(self.model, dynamic=False)
+
+    @staticmethod
+    def new_head(features: int, hidden: int, projections: int) -> nn.Module:
+        """As our `heads.mlp`."""
+        return nn.Sequential(
+            nn.Linear(features, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, projections),
+        )
 
     def loss(self, views):
         return nt_xent(self.forward(views), self.settings["temperature"])
@@ -222,6 +237,8 @@ def work(job: dict, folder: Path) -> dict:
     images = _fixed_time.load(job["data"], hold_out=job["hold_out"])
     make = Fast if job["run"].startswith("pytorch") else Lightly
     seconds_per_step = timed(make, job, images)
+    if job.get("only_speed"):
+        return {"seconds_per_step": seconds_per_step}
     steps = _fixed_time.steps_in(job["seconds"], seconds_per_step)
     trainer = make(job, steps)
     watch = _fixed_time.Watch(

@@ -5,8 +5,9 @@ Examples:
   python scripts/benchmarks/readme_tables.py --check   exit 1 if that would change it
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import math
 import re
 import statistics
@@ -410,6 +411,15 @@ METHOD_SETS = {
 }
 
 
+def _found(pattern: str) -> list[dict]:
+    """The results whose paths beneath the folder of results fit."""
+    paths = sorted(_results.RESULTS.glob(f"{pattern}.json"))
+    return [
+        _results.read(str(path.relative_to(_results.RESULTS).with_suffix("")))
+        for path in paths
+    ]
+
+
 def _method_results(stem: str, method: str, known: str = "") -> list[dict]:
     """The results of a method, one for each seed."""
     paths = (_results.RESULTS / "methods").glob(f"{stem}-{method}{known}-seed*.json")
@@ -500,6 +510,7 @@ def semi_labelled() -> str:
 
 
 TIME_MARKS = (30, 90, 240)  # seconds
+_TIME_COMMAND = "python scripts/benchmarks/time_to_knn.py --data npz:cifar10_jpeg.npz"
 
 
 def time_to_knn() -> str:
@@ -507,6 +518,8 @@ def time_to_knn() -> str:
     import time_to_knn as benchmark
 
     found = benchmark.results("cifar10_jpeg")
+    if not found:
+        return f"Not measured: `{_TIME_COMMAND} --run NAME`."
     heads = " | ".join(f"{mark} s" for mark in TIME_MARKS)
     rows = [
         f"| run | seconds | views/s | {heads} | end |",
@@ -526,51 +539,111 @@ def time_to_knn() -> str:
     versions = "".join(f", {name} {version}" for name, version in peers.items())
     seeds = sorted({r["seed"] for r in some})
     spread = (
-        "the mean over seeds ± half their range"
+        f"the mean of {len(seeds)} seeds ± half their range, or of one seed"
         if len(seeds) > 1
         else f"of one seed, {seeds[0]}"
     )
     how = (
         f"kNN accuracy (k = {benchmark.K}) on the test images of CIFAR-10, JPEG re-encoded, in percent, {spread}; "
         "untrained, `fast` has "
-        f"{_untrained(some, 'fast')} and the other encoder {_untrained(some, 'simclr')}. The learning rate falls to 0 at the end. "
-        "`python scripts/benchmarks/time_to_knn.py --data npz:cifar10_jpeg.npz --run NAME --seconds S --seed K`: batches of "
+        f"{_untrained(some, 'fast')}, the other encoder {_untrained(some, 'simclr')} with our initial weights and "
+        f"{_untrained(some, 'lightly')} with PyTorch's. The learning rate falls to 0 at the end. views/s: of the whole run; those "
+        "of `fast` have 16, then 24 pixels, the others 32. "
+        f"`{_TIME_COMMAND} --run NAME --seconds S --seed K`: batches of "
         f"{some[0]['batch_size']}, {some[0]['threads']} threads. {_machine(some[0])[:-1]}{versions}."
     )
     return "\n".join([*rows, "", how])
 
 
+def views_per_second() -> str:
+    """Views a second of the steps alone, and how many times lightly's and PyTorch's simclr has."""
+    import time_to_knn as benchmark
+
+    if not _found("views_per_second"):
+        return f"Not measured: `{_TIME_COMMAND} --speed`."
+    result = _results.read("views_per_second")
+    speeds = result["views_per_second"]
+    rows = ["| run | views/s | `simclr` is faster by |", "|---|---|---|"]
+    for name, values in speeds.items():
+        ratios = [ours / other for ours, other in zip(speeds["simclr"], values)]
+        ratio = "" if name == "simclr" else f"{statistics.median(ratios):.2f}"
+        speed = statistics.median(values)
+        rows.append(f"| {benchmark.TITLES[name]} | {speed:,.0f} | {ratio} |")
+    how = (
+        f"Views a second of training steps, without compilation: medians of {len(speeds['simclr'])} rounds, in each of which "
+        f"all are timed for {benchmark.TIMED_SECONDS:.0f} s, one after the other; ratios are taken within a round. "
+        f"`{_TIME_COMMAND} --speed`. {_machine(result)}"
+    )
+    return "\n".join([*rows, "", how])
+
+
+def tuning() -> str:
+    """Settings of simclr and lightly on held-out images, one row a choice of them."""
+    import time_to_knn as benchmark
+
+    chosen, by_settings = ("temperature", "learning_rate", "min_area"), {}
+    for run in ("simclr", "lightly"):
+        for result in _found(f"time_to_knn/tuning/cifar10_jpeg-{run}-*-60s-seed0"):
+            settings = result["settings"]
+            key = tuple(settings[name] for name in chosen)
+            if settings == {**benchmark.SHARED, **dict(zip(chosen, key))}:
+                by_settings.setdefault(key, {})[run] = result
+    if not by_settings:
+        return f"Not measured: `{_TIME_COMMAND} --run NAME --hold-out --seconds 60 --temperature T`."
+    rows = [
+        "| temperature | Adam at | crops from | `simclr` | lightly |",
+        "|---|---|---|---|---|",
+    ]
+    for (temperature, rate, area), results in sorted(by_settings.items()):
+        cells = [_end_of(results.get(run)) for run in ("simclr", "lightly")]
+        rows.append(
+            f"| {temperature:g} | {rate:g} | {100 * area:.0f} % | {' | '.join(cells)} |"
+        )
+    some = next(iter(results.values()))
+    how = (
+        f"kNN accuracy (k = {benchmark.K}) on 5,000 held-out training images of CIFAR-10, JPEG re-encoded, in percent, and "
+        "seconds of training, which were meant to be 60; one seed. "
+        f"`{_TIME_COMMAND} --run NAME --hold-out --seconds 60 --temperature T --learning-rate R --min-area A`. {_machine(some)}"
+    )
+    return "\n".join([*rows, "", how])
+
+
+def _end_of(result: dict | None) -> str:
+    """Accuracy at a run's end, and when that was."""
+    if result is None:
+        return ""
+    return f"{100 * result['marks'][-1]['knn_200']:.1f} ({result['seconds']:.0f} s)"
+
+
 def _untrained(results: list[dict], run: str) -> str:
     """The accuracy before the first step, over seeds."""
     of_seeds = {r["seed"]: r["marks"][0]["knn_200"] for r in results if r["run"] == run}
-    return _mean([*of_seeds.values()])
+    return _mean([*of_seeds.values()]) if of_seeds else "?"
 
 
 def fast() -> str:
     """What `fast` is without one of its parts, one row a part."""
     import time_to_knn as benchmark
 
-    rows, some = ["| | kNN | steps |", "|---|---|---|"], None
+    rows, some = ["| | kNN | steps | seconds |", "|---|---|---|---|"], None
     for variant, what in {"": "`fast`", **benchmark.VARIANTS}.items():
         name = f"fast-{variant}" if variant else "fast"
-        found = [
-            json.loads(path.read_text())
-            for path in sorted(
-                (_results.RESULTS / "time_to_knn" / "tuning").glob(
-                    f"cifar10_jpeg-{name}-60s-seed*.json"
-                )
-            )
-        ]
+        found = _found(f"time_to_knn/tuning/cifar10_jpeg-{name}-60s-seed*")
         if not found:
             continue
         some = found[0]
-        steps = statistics.median(r["steps"] for r in found)
         accuracy = _mean([r["marks"][-1]["knn_200"] for r in found])
-        rows.append(f"| {what} | {accuracy} | {steps:.0f} |")
+        lengths = [
+            f"{statistics.median(r[name] for r in found):.0f}"
+            for name in ("steps", "seconds")
+        ]
+        rows.append(f"| {what} | {accuracy} | {' | '.join(lengths)} |")
+    if some is None:
+        return f"Not measured: `{_TIME_COMMAND} --run fast --hold-out --seconds 60 --variant NAME`."
     how = (
-        f"kNN accuracy (k = {benchmark.K}) on 5,000 held-out training images of CIFAR-10, JPEG re-encoded, in percent, after "
-        f"60 s of training, one seed. `python scripts/benchmarks/time_to_knn.py --data npz:cifar10_jpeg.npz --run fast "
-        f"--hold-out --seconds 60 --variant NAME`. {_machine(some)}"
+        f"kNN accuracy (k = {benchmark.K}) on 5,000 held-out training images of CIFAR-10, JPEG re-encoded, in percent; each "
+        "run was meant to take 60 seconds, and has one seed. "
+        f"`{_TIME_COMMAND} --run fast --hold-out --seconds 60 --variant NAME`. {_machine(some)}"
     )
     return "\n".join([*rows, "", how])
 
@@ -588,6 +661,8 @@ TABLES = {
     "methods": methods,
     "time_to_knn": time_to_knn,
     "fast": fast,
+    "tuning": tuning,
+    "views_per_second": views_per_second,
     "semi_labelled": semi_labelled,
     "one_loss": one_loss,
     "digits": digits,
