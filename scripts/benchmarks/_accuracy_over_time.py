@@ -13,11 +13,12 @@ def drawn(found: dict[str, dict[float, list[dict]]]):
     figure = new_figure(8.2, 4.6, layout="constrained")
     axes = figure.subplots()
     longest = max(seconds for runs in found.values() for seconds in runs)
-    labels = []
+    last, labels = longest, []
     for colour, (title, runs) in zip(COLOURS, found.items()):
         for seconds, of_seeds in sorted(runs.items()):
             lines = [_line(result) for result in of_seeds]
             times, accuracies = _mean_line(lines)
+            last = max(last, *(line[0][-1] for line in lines))
             for line in lines if len(lines) > 1 else []:
                 axes.plot(*line, color=colour, lw=0.8, alpha=0.4)
             axes.plot(times, accuracies, color=colour, lw=2, marker="o", markersize=3)
@@ -30,8 +31,8 @@ def drawn(found: dict[str, dict[float, list[dict]]]):
                 _label(axes, text, end, colour, offset=6)
     bottom, top = axes.get_ylim()
     for height, (_, text, colour) in _spread(labels, (top - bottom) / 18):
-        _label(axes, text, (longest, height), colour, offset=12)
-    axes.set_xlim(0, 1.01 * longest)
+        _label(axes, text, (last, height), colour, offset=12)
+    axes.set_xlim(0, 1.01 * last)
     axes.set_xlabel(
         "seconds of training (a line ends where its learning rate has fallen to 0)",
         fontsize=8,
@@ -46,7 +47,9 @@ def drawn(found: dict[str, dict[float, list[dict]]]):
 
 
 def _label(axes, text: str, place, colour, *, offset: float) -> None:
-    """Text to the right of a place, in its line's colour."""
+    """Text to the right of a place, in its line's colour, readable across other lines."""
+    from matplotlib import patheffects
+
     axes.annotate(
         text,
         place,
@@ -56,6 +59,7 @@ def _label(axes, text: str, place, colour, *, offset: float) -> None:
         color=colour,
         fontsize=9,
         annotation_clip=False,
+        path_effects=[patheffects.withStroke(linewidth=4, foreground="white")],
     )
 
 
