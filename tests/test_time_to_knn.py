@@ -78,6 +78,11 @@ def in_this_process(benchmark, monkeypatch):
         ),
         (["--data", "npz:a.npz", "--run", "simclr", "--workers", "1"], "--workers is"),
         (
+            ["--data", "npz:a.npz", "--speed", "--run", "simclr"],
+            "or --data and --speed",
+        ),
+        (["--data", "npz:a.npz", "--speed", "--hold-out"], "--speed goes with --data"),
+        (
             ["--data", "npz:a.npz", "--run", "fast", "--variant", "no_growth"],
             "--variant is for --run fast with --hold-out",
         ),

@@ -1,12 +1,13 @@
 """SimCLR in PyTorch for a fixed time: the worker of time_to_knn.py in the peers' environment.
 
-Two forms, on the same encoder:
-  lightly   as lightly's own example: its transform on single Pillow images in the processes of a DataLoader, each
-            view through the model on its own, its projection head, which normalises the projections, and its loss
-  pytorch   whatever makes it fast on a CPU: images in one tensor, both views of a batch drawn by kornia in one call
-            and put through the model at once, channels last, one matrix product in the loss
+Three forms, on the same encoder:
+  lightly           as lightly's own example: its transform on single Pillow images in the processes of a DataLoader,
+                    each view through the model on its own, its projection head, which normalises the projections, and
+                    its loss
+  pytorch           whatever makes it fast on a CPU: images in one tensor, both views of a batch drawn by kornia in one
+                    call and put through the model at once, channels last, one matrix product in the loss
   pytorch_compiled  the same, with the model compiled: for the throwaway model already, so that little of it is on the
-            clock
+                    clock
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ def work(job: dict, folder: Path) -> dict:
     images = _fixed_time.load(job["data"], hold_out=job["hold_out"])
     make = Fast if job["run"].startswith("pytorch") else Lightly
     seconds_per_step = timed(make, job, images)
-    if job.get("only_speed"):
+    if job["only_speed"]:
         return {"seconds_per_step": seconds_per_step}
     steps = _fixed_time.steps_in(job["seconds"], seconds_per_step)
     trainer = make(job, steps)

@@ -16,7 +16,7 @@ by a few batches while the clock stands: that is in lightly's favour.
 
 A result that is there is not made again without --overwrite. Settings are chosen with --hold-out alone: it trains
 on nine tenths of the training images, judges on the others, and its results are in results/time_to_knn/tuning.
-lightly's runs need `make venv-benchmarks`.
+Runs of lightly and PyTorch need `make venv-benchmarks`.
 
 Runs:
 """
@@ -196,6 +196,8 @@ def _refused(args) -> str | None:
         return (
             f"--data must be npz:FILE, which every framework reads, not {args.data!r}"
         )
+    if args.speed and (changed or args.hold_out or args.batch_size != BATCH_SIZE):
+        return "--speed goes with --data and --overwrite alone"
     if changed and not args.hold_out:
         return f"{', '.join(changed)}: settings are chosen on held-out images, add --hold-out"
     if changed and args.run in ("fast", "lightly_defaults"):
@@ -247,17 +249,16 @@ def result_name(args) -> str:
 
 def measured(args) -> dict:
     """Train in a process of its own, then judge what it wrote down."""
-    path = str(Path(args.data.partition(":")[2]).expanduser().resolve())
-    images = _fixed_time.load(path, hold_out=args.hold_out)
+    settings = {**SETTINGS[args.run], **_overrides(args)}
+    if args.variant:
+        settings["variant"] = args.variant
+    job = new_job(args, args.run, settings)
+    images = _fixed_time.load(job["data"], hold_out=args.hold_out)
     labels = images.train_labels, images.query_labels
     if len(images.train) < max(K, args.batch_size):
         needed = max(K, args.batch_size)
         raise Failure(f"--data must have {needed} images to train on or more.")
     del images
-    settings = {**SETTINGS[args.run], **_overrides(args)}
-    if args.variant:
-        settings["variant"] = args.variant
-    job = new_job(args, args.run, settings)
     with tempfile.TemporaryDirectory(prefix="time_to_knn-") as folder:
         found = ask(job, Path(folder))
         marks = judged(Path(folder), found.pop("marks"), labels)
