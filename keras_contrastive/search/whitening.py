@@ -16,8 +16,8 @@ def whiten(embeddings, *, seed: int = 0) -> np.ndarray:
 
     Features are often all positive and share a few large directions (bright or dark, plain or textured), so that the
     cosine of any two is near 1 and near-duplicates hardly stand out. Whitened, unrelated rows are about orthogonal, and a
-    threshold means about the same for one encoder and another. For kNN and for search by class take the embeddings as
-    they are: the large directions often are those of classes.
+    threshold means about the same for one encoder and another. kNN with many labelled rows gains from it as well, in the
+    README's table of methods in every row; a model of `ContrastiveModel(whiten=True)` serves such features by itself.
 
     The covariance is that of the unit rows, shrunk as Ledoit and Wolf have it, so that few rows are not overfitted, on
     100,000 of them at most. Needs scikit-learn.

@@ -30,7 +30,7 @@ def drawn(found: dict[str, dict[float, list[dict]]]):
                 end = times[-1], accuracies[-1]
                 _label(axes, text, end, colour, offset=6)
     bottom, top = axes.get_ylim()
-    for height, (_, text, colour) in _spread(labels, (top - bottom) / 18):
+    for height, (_, text, colour) in spread(labels, (top - bottom) / 18):
         _label(axes, text, (last, height), colour, offset=12)
     axes.set_xlim(0, 1.01 * last)
     axes.set_xlabel(
@@ -78,7 +78,7 @@ def _mean_line(lines) -> tuple[list[float], list[float]]:
     )
 
 
-def _spread(labels, gap: float):
+def spread(labels, gap: float):
     """Heights for labels, in the order of their values and at least `gap` apart."""
     heights: list[float] = []
     for accuracy, *_ in sorted(labels):

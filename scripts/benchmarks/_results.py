@@ -31,7 +31,9 @@ def write(
         **values,
     }
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    new = path.with_suffix(".json.new")
+    new.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(new, path)  # in one go: no stop leaves half a result
     return path
 
 

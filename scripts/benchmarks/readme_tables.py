@@ -17,6 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import _results
+from _tables import machine
+from _tables_methods import methods, semi_labelled, temperature_and_batch
+from _tables_time import fast, time_to_knn, tuning, views_per_second
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -69,7 +72,7 @@ def real_images() -> str:
             f"| {' | '.join(cells)} | {100 * few['mean']:.1f} ± {100 * few['std']:.1f} |"
         )
         commands.append(f"- {title}: `{result['command']}`")
-    return "\n".join([*rows, "", _machine(result) + " Commands:", "", *commands])
+    return "\n".join([*rows, "", machine(result) + " Commands:", "", *commands])
 
 
 def input_share() -> str:
@@ -108,7 +111,7 @@ def evaluation() -> str:
         )
     how = (
         f"{result['rows']:,} embeddings of dimension {result['dim']} (`knn_accuracy` and `linear_probe`: a tenth of them "
-        f"held out), memory of the whole process with TensorFlow: `{result['command']}`. {_machine(result)}"
+        f"held out), memory of the whole process with TensorFlow: `{result['command']}`. {machine(result)}"
     )
     return "\n".join([*rows, "", how])
 
@@ -148,7 +151,7 @@ def search() -> str:
     how = (
         f"`{result['command']}`: {result['queries']} queries at a time, the {result['top']} nearest of each, {result['threads']} "
         "threads, NumPy arrays in and out, in turns, medians; the exact ways find the same. Real embeddings: `--embeddings "
-        f"FILE.npz`. {_machine(result)} {versions}."
+        f"FILE.npz`. {machine(result)} {versions}."
     )
     return "\n".join([*rows, "", how])
 
@@ -178,7 +181,7 @@ def duplicates() -> str:
         f"Copies of {result['copies']} of {result['photographs']} photographs. In the cells, in percent: average precision "
         f"of all pairs ranked by similarity, and the share of right pairs found at {100 * result['precision']:.0f} % "
         f"precision. Whitened embeddings, all kinds, precision and recall by threshold: {fixed}. "
-        f"`{result['command']}`. {_machine(result)}"
+        f"`{result['command']}`. {machine(result)}"
     )
     return "\n".join([*rows, "", how])
 
@@ -200,7 +203,7 @@ def embed() -> str:
     width, height = result["image_sides"]
     how = (
         f"Images a second: {result['images']:,} JPEG files of {width} x {height} pixels, `small_resnet`, medians of "
-        f"{result['turns']} turns: `{result['command']}`. {_machine(result)}"
+        f"{result['turns']} turns: `{result['command']}`. {machine(result)}"
     )
     return "\n".join([*rows, "", how])
 
@@ -243,7 +246,7 @@ def collapse() -> str:
     how = (
         "Good runs above, then runs whose guard was taken away; in the cells the epoch of the alarm. "
         "`python scripts/benchmarks/collapse.py --data SPEC --images N --seed K`. "
-        + _machine(next(iter(results.values()))[0])
+        + machine(next(iter(results.values()))[0])
     )
     return "\n".join([*rows, "", how])
 
@@ -273,7 +276,7 @@ def input_stall() -> str:
         f"`{result['command']}`: `{result['encoder']}` at {result['image_size']} pixels, batch "
         f"{result['batch_size']}, views drawn in the step, beside the same step on one batch in memory, "
         f"{1e3 * result['cached_seconds']:.0f} ms; the fastest of {result['rounds']} interleaved rounds of "
-        f"{result['steps']} steps, and their medians. {_machine(result)}"
+        f"{result['steps']} steps, and their medians. {machine(result)}"
     )
     return "\n".join([*rows, "", how])
 
@@ -283,7 +286,7 @@ def losses() -> str:
     import losses as benchmark
 
     record = _results.read("losses")
-    machine = record["results"]["machine"]
+    measured_on = record["results"]["machine"]
     rows = [
         "| loss | pairs | ours | other libraries | our time, of the fastest other |",
         "|---|---|---|---|---|",
@@ -303,7 +306,7 @@ def losses() -> str:
         )
     own = {key: measured[0] for key, measured in cases.items()}
     largest = own["nt_xent", 4096]
-    limit = benchmark.limit_seconds(machine, 4096)
+    limit = benchmark.limit_seconds(measured_on, 4096)
     versions = ", ".join(
         f"{name} {version}" for name, version in record["peers"].items()
     )
@@ -312,7 +315,7 @@ def losses() -> str:
             *rows,
             "",
             f"`{record['command']}`: float32, dimension {benchmark.DIM} (or as named; DINO 4,096), {record['threads']} threads, each measurement in a "
-            f"process of its own, libraries in turns, medians. {_machine(record)} {versions}. On this machine two products of "
+            f"process of its own, libraries in turns, medians. {machine(record)} {versions}. On this machine two products of "
             f"all rows and all exponentials, at the rates measured for one tile, would take {_duration(limit)} at 4,096 "
             f"pairs: NT-Xent runs at {limit / largest['seconds']:.0%} of that.",
         ]
@@ -374,7 +377,7 @@ def augment() -> str:
             "",
             f"`{record['command']}`: batches of {benchmark.BATCH} views, {record['threads']} threads (or processes, for "
             "torchvision and lightly), each measurement in a process of its own, libraries in turns, medians. "
-            f"{_machine(record)} {versions}.",
+            f"{machine(record)} {versions}.",
             "",
             f"At {largest['size']} pixels a batch of float views is "
             f"{benchmark.BATCH * 12 * largest['size'] ** 2 / 2**20:.0f} MiB, and writing it once, into memory fresh from "
@@ -401,264 +404,13 @@ def one_loss() -> str:
     return (
         f"`{result['command']}`, on {result['train_images']:,} training images of Fashion-MNIST, seed {result['seed']}: "
         f"kNN accuracy (k = 20) {knn['pixels']} of pixels, {knn['untrained']} of the untrained network, "
-        f"**{knn['trained']}** after {result['epochs']} epochs, {result['seconds']:.0f} s. {_machine(result)}"
+        f"**{knn['trained']}** after {result['epochs']} epochs, {result['seconds']:.0f} s. {machine(result)}"
     )
-
-
-METHOD_SETS = {
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10_jpeg": "CIFAR-10, JPEG re-encoded",
-}
-
-
-def _found(pattern: str) -> list[dict]:
-    """The results whose paths beneath the folder of results fit."""
-    paths = sorted(_results.RESULTS.glob(f"{pattern}.json"))
-    return [
-        _results.read(str(path.relative_to(_results.RESULTS).with_suffix("")))
-        for path in paths
-    ]
-
-
-def _method_results(stem: str, method: str, known: str = "") -> list[dict]:
-    """The results of a method, one for each seed."""
-    paths = (_results.RESULTS / "methods").glob(f"{stem}-{method}{known}-seed*.json")
-    return [_results.read(f"methods/{path.stem}") for path in sorted(paths)]
-
-
-def _mean(values: list[float]) -> str:
-    """In percent, with half the range where there are several."""
-    text = f"{100 * statistics.mean(values):.1f}"
-    if len(values) > 1:
-        text += f" ± {50 * (max(values) - min(values)):.1f}"
-    return text
-
-
-def methods() -> str:
-    """kNN accuracy of short runs, one row a method."""
-    names = {
-        path.stem.partition("-")[2].rpartition("-seed")[0]
-        for path in (_results.RESULTS / "methods").glob("*.json")
-    }
-    names = {name for name in names if "-" not in name and name != "supervised"}
-    rows = [
-        f"| method | {' | '.join(f'{title}: kNN | 10 labels per class | CPU s' for title in METHOD_SETS.values())} |",
-        "|---|" + "---|" * 3 * len(METHOD_SETS),
-    ]
-    found = {
-        name: {stem: _method_results(stem, name) for stem in METHOD_SETS}
-        for name in names
-    }
-
-    def order(name):
-        last = found[name]["cifar10_jpeg"] or found[name]["fashion_mnist"]
-        return name != "untrained", -statistics.mean(r["knn_20"] for r in last)
-
-    for name in sorted(names, key=order):
-        cells = []
-        for stem in METHOD_SETS:
-            results = found[name][stem]
-            if not results:
-                cells += ["", "", ""]
-                continue
-            cells += [
-                _mean([r["knn_20"] for r in results]),
-                _mean([r["few_label"]["10"] for r in results]),
-                f"{statistics.mean(r['cpu_seconds'] for r in results):.0f}",
-            ]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    some = found["simclr"]["cifar10_jpeg"][0]
-    how = (
-        "Accuracy on the test part, in percent; kNN: k = 20; 10 labels per class: logistic regression on the features of so "
-        "many images; ±: half the range over seeds, one seed elsewhere; CPU s: seconds of processor time in training, of both cores together. `python scripts/benchmarks/methods.py --data "
-        f"npz:FILE --method NAME`: {some['encoder']}, batches of {some['batch_size']}, the views and settings of "
-        f"`train.py --settings small`, the last epoch. {_machine(some)}"
-    )
-    return "\n".join([*rows, "", how])
-
-
-def semi_labelled() -> str:
-    """Accuracy by few labels: used in training, not used, and trained on alone."""
-    ways = ("simclr", "supcon", "supervised")
-    rows = [
-        "| labels per class | images | trained without labels (`simclr`) | on both (`supcon`, partly labelled) | on the "
-        "labelled alone, supervised |",
-        "|---|---|---|---|---|",
-    ]
-    for count in ("1", "5", "10"):
-        for stem, title in METHOD_SETS.items():
-            found = [
-                {r["seed"]: r for r in _method_results(stem, way, known)}
-                for way, known in zip(ways, ("", f"-{count}", f"-{count}"))
-            ]
-            seeds = sorted(set.intersection(*map(set, found)))
-            if not seeds:
-                continue
-            cells = [
-                f"{_mean([way[s]['few_label'][count] for s in seeds])} / "
-                f"{_mean([way[s]['knn_20'] for s in seeds])}"
-                for way in found
-            ]
-            rows.append(f"| {count} | {title} | {' | '.join(cells)} |")
-    how = (
-        "Test accuracy in percent: of logistic regression on the features of the labelled images, the same ones in a row / of "
-        "kNN (k = 20) with all labels. One seed, or the mean and half the range of several. `python "
-        "scripts/benchmarks/methods.py --data npz:FILE --method supcon --labels-per-class N`; a quarter of each batch is "
-        "labelled, and all train for the same number of steps."
-    )
-    return "\n".join([*rows, "", how])
-
-
-TIME_MARKS = (30, 90, 240)  # seconds
-_TIME_COMMAND = "python scripts/benchmarks/time_to_knn.py --data npz:cifar10_jpeg.npz"
-
-
-def time_to_knn() -> str:
-    """kNN accuracy after so many seconds of training, one row a run and length of its schedule."""
-    import time_to_knn as benchmark
-
-    found = benchmark.results("cifar10_jpeg")
-    if not found:
-        return f"Not measured: `{_TIME_COMMAND} --run NAME`."
-    heads = " | ".join(f"{mark} s" for mark in TIME_MARKS)
-    rows = [
-        f"| run | seconds | views/s | {heads} | end |",
-        "|---|" + "---|" * (len(TIME_MARKS) + 3),
-    ]
-    for name, by_seconds in found.items():
-        for _, results in sorted(by_seconds.items()):
-            speed = statistics.median(r["views_per_second"] for r in results)
-            seconds = statistics.median(r["seconds"] for r in results)
-            cells = [_at_mark(results, mark) for mark in TIME_MARKS]
-            end = _mean([r["marks"][-1]["knn_200"] for r in results])
-            rows.append(
-                f"| {benchmark.TITLES[name]} | {seconds:.0f} | {speed:,.0f} | {' | '.join(cells)} | **{end}** |"
-            )
-    some = [r for runs in found.values() for results in runs.values() for r in results]
-    peers = {name: v for r in some for name, v in r.get("peers", {}).items()}
-    versions = "".join(f", {name} {version}" for name, version in peers.items())
-    seeds = sorted({r["seed"] for r in some})
-    spread = (
-        f"the mean of {len(seeds)} seeds ± half their range, or of one seed"
-        if len(seeds) > 1
-        else f"of one seed, {seeds[0]}"
-    )
-    how = (
-        f"kNN accuracy (k = {benchmark.K}) on the test images of CIFAR-10, JPEG re-encoded, in percent, {spread}; "
-        "untrained, `fast` has "
-        f"{_untrained(some, 'fast')}, the other encoder {_untrained(some, 'simclr')} with our initial weights and "
-        f"{_untrained(some, 'lightly')} with PyTorch's. The learning rate falls to 0 at the end. views/s: of the whole run; those "
-        "of `fast` have 16, then 24 pixels, the others 32. "
-        f"`{_TIME_COMMAND} --run NAME --seconds S --seed K`: batches of "
-        f"{some[0]['batch_size']}, {some[0]['threads']} threads. {_machine(some[0])[:-1]}{versions}."
-    )
-    return "\n".join([*rows, "", how])
-
-
-def views_per_second() -> str:
-    """Views a second of the steps alone, and how many times lightly's and PyTorch's simclr has."""
-    import time_to_knn as benchmark
-
-    if not _found("views_per_second"):
-        return f"Not measured: `{_TIME_COMMAND} --speed`."
-    result = _results.read("views_per_second")
-    speeds = result["views_per_second"]
-    rows = ["| run | views/s | `simclr` is faster by |", "|---|---|---|"]
-    for name, values in speeds.items():
-        ratios = [ours / other for ours, other in zip(speeds["simclr"], values)]
-        ratio = "" if name == "simclr" else f"{statistics.median(ratios):.2f}"
-        speed = statistics.median(values)
-        rows.append(f"| {benchmark.TITLES[name]} | {speed:,.0f} | {ratio} |")
-    how = (
-        f"Views a second of training steps, without compilation: medians of {len(speeds['simclr'])} rounds, in each of which "
-        f"all are timed for {benchmark.TIMED_SECONDS:.0f} s, one after the other; ratios are taken within a round. "
-        f"`{_TIME_COMMAND} --speed`. {_machine(result)}"
-    )
-    return "\n".join([*rows, "", how])
-
-
-def tuning() -> str:
-    """Settings of simclr and lightly on held-out images, one row a choice of them."""
-    import time_to_knn as benchmark
-
-    chosen, by_settings = ("temperature", "learning_rate", "min_area"), {}
-    for run in ("simclr", "lightly"):
-        for result in _found(f"time_to_knn/tuning/cifar10_jpeg-{run}-*-60s-seed0"):
-            settings = result["settings"]
-            key = tuple(settings[name] for name in chosen)
-            if settings == {**benchmark.SHARED, **dict(zip(chosen, key))}:
-                by_settings.setdefault(key, {})[run] = result
-    if not by_settings:
-        return f"Not measured: `{_TIME_COMMAND} --run NAME --hold-out --seconds 60 --temperature T`."
-    rows = [
-        "| temperature | Adam at | crops from | `simclr` | lightly |",
-        "|---|---|---|---|---|",
-    ]
-    for (temperature, rate, area), results in sorted(by_settings.items()):
-        cells = [_end_of(results.get(run)) for run in ("simclr", "lightly")]
-        rows.append(
-            f"| {temperature:g} | {rate:g} | {100 * area:.0f} % | {' | '.join(cells)} |"
-        )
-    some = next(iter(results.values()))
-    how = (
-        f"kNN accuracy (k = {benchmark.K}) on 5,000 held-out training images of CIFAR-10, JPEG re-encoded, in percent, and "
-        "seconds of training, which were meant to be 60; one seed. "
-        f"`{_TIME_COMMAND} --run NAME --hold-out --seconds 60 --temperature T --learning-rate R --min-area A`. {_machine(some)}"
-    )
-    return "\n".join([*rows, "", how])
-
-
-def _end_of(result: dict | None) -> str:
-    """Accuracy at a run's end, and when that was."""
-    if result is None:
-        return ""
-    return f"{100 * result['marks'][-1]['knn_200']:.1f} ({result['seconds']:.0f} s)"
-
-
-def _untrained(results: list[dict], run: str) -> str:
-    """The accuracy before the first step, over seeds."""
-    of_seeds = {r["seed"]: r["marks"][0]["knn_200"] for r in results if r["run"] == run}
-    return _mean([*of_seeds.values()]) if of_seeds else "?"
-
-
-def fast() -> str:
-    """What `fast` is without one of its parts, one row a part."""
-    import time_to_knn as benchmark
-
-    rows, some = ["| | kNN | steps | seconds |", "|---|---|---|---|"], None
-    for variant, what in {"": "`fast`", **benchmark.VARIANTS}.items():
-        name = f"fast-{variant}" if variant else "fast"
-        found = _found(f"time_to_knn/tuning/cifar10_jpeg-{name}-60s-seed*")
-        if not found:
-            continue
-        some = found[0]
-        accuracy = _mean([r["marks"][-1]["knn_200"] for r in found])
-        lengths = [
-            f"{statistics.median(r[name] for r in found):.0f}"
-            for name in ("steps", "seconds")
-        ]
-        rows.append(f"| {what} | {accuracy} | {' | '.join(lengths)} |")
-    if some is None:
-        return f"Not measured: `{_TIME_COMMAND} --run fast --hold-out --seconds 60 --variant NAME`."
-    how = (
-        f"kNN accuracy (k = {benchmark.K}) on 5,000 held-out training images of CIFAR-10, JPEG re-encoded, in percent; each "
-        "run was meant to take 60 seconds, and has one seed. "
-        f"`{_TIME_COMMAND} --run fast --hold-out --seconds 60 --variant NAME`. {_machine(some)}"
-    )
-    return "\n".join([*rows, "", how])
-
-
-def _at_mark(results: list[dict], mark: float) -> str:
-    """The accuracy at the first look after so many seconds, which is not that at the end; nothing where there is none."""
-    found = [
-        next((m["knn_200"] for m in r["marks"][:-1] if m["seconds"] >= mark), None)
-        for r in results
-    ]
-    return "" if None in found else _mean(found)
 
 
 TABLES = {
     "methods": methods,
+    "temperature_and_batch": temperature_and_batch,
     "time_to_knn": time_to_knn,
     "fast": fast,
     "tuning": tuning,
@@ -681,15 +433,7 @@ TABLES = {
 
 
 def _how(result: dict) -> str:
-    return f"`{result['command']}`, seed {result['seed']}, {result['seconds']:.0f} s of training. {_machine(result)}"
-
-
-def _machine(result: dict) -> str:
-    versions, machine = result["versions"], result["machine"]
-    return (
-        f"{machine['cpus']} CPU cores ({machine['processor']}), no GPU; TensorFlow {versions['tensorflow']}, "
-        f"Keras {versions['keras']}."
-    )
+    return f"`{result['command']}`, seed {result['seed']}, {result['seconds']:.0f} s of training. {machine(result)}"
 
 
 def filled(text: str) -> str:
