@@ -3,7 +3,7 @@
 Examples:
   python scripts/benchmarks/methods.py --data npz:cifar10_jpeg.npz --all      what the README's table needs and has not
   python scripts/benchmarks/methods.py --data npz:cifar10_jpeg.npz --method byol --seed 1
-  python scripts/benchmarks/methods.py --data npz:cifar10_jpeg.npz --method supcon --labels-per-class 10 --steps 390
+  python scripts/benchmarks/methods.py --data npz:cifar10_jpeg.npz --method supcon --labels-per-class 10 --steps 195
   python scripts/benchmarks/methods.py --data npz:cifar10_jpeg.npz --method simclr --hold-out --options '{"temperature": 0.1}'
 
 Settings are those of `scripts/train.py --settings small`: narrow heads, simclr_small's views, or those of fast for fast;
