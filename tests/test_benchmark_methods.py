@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -18,17 +20,35 @@ ROOT = Path(kc.__file__).resolve().parents[1]
 HELD_OUT = 40
 
 
+class Modules(NamedTuple):
+    judging: ModuleType
+    training: ModuleType
+    results: ModuleType
+    methods: ModuleType
+    tables: ModuleType
+    points: ModuleType
+
+
 @pytest.fixture(scope="module")
 def modules():
     """The scripts, imported as they import each other."""
     before = list(sys.path)
     sys.path[:0] = [str(ROOT / "scripts" / "benchmarks"), str(ROOT / "scripts")]
+    import _method_judging
+    import _method_training
     import _results
     import methods
     import readme_tables
     import temperature_and_batch
 
-    yield _results, methods, readme_tables, temperature_and_batch
+    yield Modules(
+        _method_judging,
+        _method_training,
+        _results,
+        methods,
+        readme_tables,
+        temperature_and_batch,
+    )
     sys.path[:] = before
 
 
@@ -40,16 +60,16 @@ def small_encoder(part, seed):
 @pytest.fixture
 def scripts(modules, tmp_path, monkeypatch):
     """The scripts with a folder of results of their own, and what compiles in a second: a small encoder, plain views."""
-    results, methods, tables, points = modules
+    judging, training, results, methods, _, points = modules
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    monkeypatch.setattr(methods, "HELD_OUT", HELD_OUT)
-    monkeypatch.setattr(methods, "new_encoder", small_encoder)
+    monkeypatch.setattr(judging, "HELD_OUT", HELD_OUT)
+    monkeypatch.setattr(training, "new_encoder", small_encoder)
     mirrored = kc.augment.Recipe([kc.augment.RandomFlip()])
-    monkeypatch.setattr(methods, "views_of", lambda *_: mirrored)
+    monkeypatch.setattr(training, "views_of", lambda *_: mirrored)
     monkeypatch.setattr(points, "PICTURE", tmp_path / "points.png")
     for script in (methods, points):
         monkeypatch.setattr(script, "import_quietly", lambda: None)
-    return methods, tables, points
+    return modules
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +125,13 @@ def refusal(script, *words) -> str:
     ids=lambda value: None if isinstance(value, str) else " ".join(map(str, value)),
 )
 def test_what_does_not_go_together_is_refused(scripts, words, expected):
-    methods, *_ = scripts
+    methods = scripts.methods
     assert expected in refusal(methods, "--data", "npz:none.npz", *words)
 
 
 @pytest.mark.parametrize("text", ["{temperature: 1}", "[1]", "0.1"])
 def test_options_that_are_no_json_object_are_refused_in_one_line(scripts, text, capsys):
-    methods, *_ = scripts
+    methods = scripts.methods
     with pytest.raises(SystemExit):
         methods.parse_args(["--data", "digits", "--hold-out", "--options", text])
     (line,) = capsys.readouterr().err.splitlines()
@@ -119,7 +139,7 @@ def test_options_that_are_no_json_object_are_refused_in_one_line(scripts, text, 
 
 
 def test_options_of_the_wrong_value_are_refused(scripts, data):
-    methods, *_ = scripts
+    methods = scripts.methods
     words = ["--data", data, "--hold-out", "--steps", 2, "--options"]
     for options, expected in (
         ('{"temperature": "warm"}', "`temperature` must be a finite number > 0"),
@@ -130,14 +150,16 @@ def test_options_of_the_wrong_value_are_refused(scripts, data):
 
 
 def test_too_few_images_to_hold_out_are_refused(scripts, data, monkeypatch):
-    methods, *_ = scripts
-    monkeypatch.setattr(methods, "HELD_OUT", 151)
+    methods = scripts.methods
+    judging = scripts.judging
+    monkeypatch.setattr(judging, "HELD_OUT", 151)
     words = ["--data", data, "--hold-out", "--method", "pixels"]
     assert "needs 302 training images. Found: 300." in refusal(methods, *words)
 
 
 def test_a_run_writes_its_result_once(scripts, data, tmp_path, capsys):
-    methods, *_ = scripts
+    methods = scripts.methods
+    training = scripts.training
     words = ["--data", data, "--method", "simclr", "--steps", "3"]
     assert methods.main(words) == 0
     path = tmp_path / "methods" / "colours-simclr-3steps-seed0.json"
@@ -147,7 +169,7 @@ def test_a_run_writes_its_result_once(scripts, data, tmp_path, capsys):
     )
     assert (result["steps"], result["budget_seconds"]) == (3, None)
     assert (result["batch_size"], result["data"]) == (256, "npz:colours.npz")
-    assert result["learning_rate"] == methods.learning_rate("simclr", {})
+    assert result["learning_rate"] == training.learning_rate("simclr", {})
     assert result["seconds"] > 0 and len(result["history"]["loss"]) == 1
     # Colours are what an encoder of almost no training tells apart; chance is a third.
     assert result["linear_probe"] > 0.8 and result["knn_200_whitened"] > 0.8
@@ -161,7 +183,8 @@ def test_a_run_writes_its_result_once(scripts, data, tmp_path, capsys):
 
 
 def test_a_result_of_other_settings_is_made_again(scripts, tmp_path):
-    methods, *_ = scripts
+    methods = scripts.methods
+    training = scripts.training
     (tmp_path / "methods").mkdir()
 
     def asked(*words):
@@ -186,14 +209,14 @@ def test_a_result_of_other_settings_is_made_again(scripts, tmp_path):
         ("data", "npz:c.npz"),
     ):
         assert not is_made(byol, {**usual, name: other})
-    for method, encoder in (("pixels", None), ("untrained", methods.ENCODER)):
+    for method, encoder in (("pixels", None), ("untrained", training.ENCODER)):
         args = asked("--method", method)
         assert is_made(args, {"data": "npz:a.npz", "encoder": encoder})
         assert not is_made(args, {"data": "npz:a.npz", "encoder": "other"})
 
 
 def test_a_run_of_another_length_has_another_name(scripts):
-    methods, *_ = scripts
+    methods = scripts.methods
     for words, expected in (
         ([], "methods/a-byol-seed0"),
         (["--seconds", methods.SECONDS], "methods/a-byol-seed0"),
@@ -206,7 +229,7 @@ def test_a_run_of_another_length_has_another_name(scripts):
 
 
 def test_the_rates_are_the_best_on_held_out_images(modules):
-    results, methods, *_ = modules
+    results, training = modules.results, modules.training
     judged = {name: "knn_200" for name in kc.recipes.RECIPES if name != "fast"}
     judged["supervised-10"] = "known_labels"
     folder = results.RESULTS / "methods" / "hold_out"
@@ -216,15 +239,16 @@ def test_the_rates_are_the_best_on_held_out_images(modules):
         for rate in (0.001, 0.003):
             file = f"cifar10_jpeg-{name}-learning_rate={rate}-120steps-seed0.json"
             result = json.loads((folder / file).read_text())
-            assert result["encoder"] == methods.ENCODER, file
+            assert result["encoder"] == training.ENCODER, file
             accuracies[rate] = result[judge]
         rates[name.partition("-")[0]] = max(accuracies, key=accuracies.get)
-    assert methods.LEARNING_RATES == rates
+    assert training.LEARNING_RATES == rates
 
 
 def test_seconds_give_the_steps(scripts, data, tmp_path, monkeypatch):
-    methods, *_ = scripts
-    monkeypatch.setattr(methods, "TIMED_SECONDS", 0.1)
+    methods = scripts.methods
+    training = scripts.training
+    monkeypatch.setattr(training, "TIMED_SECONDS", 0.1)
     words = ["--data", data, "--method", "supcon", "--seconds", "0.5", "--hold-out"]
     options = '{"temperature": 0.3, "learning_rate": 0.01}'
     # Of the 300 images 40 are held out, and 260 are one batch.
@@ -240,7 +264,7 @@ def test_seconds_give_the_steps(scripts, data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", ["pixels", "untrained"])
 def test_what_is_not_trained_has_no_steps(scripts, data, tmp_path, method):
-    methods, *_ = scripts
+    methods = scripts.methods
     assert methods.main(["--data", data, "--method", method]) == 0
     result = json.loads(
         (tmp_path / "methods" / f"colours-{method}-seed0.json").read_text()
@@ -251,14 +275,15 @@ def test_what_is_not_trained_has_no_steps(scripts, data, tmp_path, method):
 
 
 def test_few_labels_are_all_that_training_is_told(scripts, data, tmp_path, monkeypatch):
-    methods, *_ = scripts
+    methods = scripts.methods
+    training = scripts.training
     batches = []
 
     def fit(model, dataset, steps):
         batches.append([array.numpy() for array in next(iter(dataset))])
         return {"loss": [0.0]}
 
-    monkeypatch.setattr(methods, "fit", fit)
+    monkeypatch.setattr(training, "fit", fit)
     words = ["--data", data, "--labels-per-class", "2", "--steps", "2"]
     for method in ("supcon", "supervised"):
         assert methods.main([*words, "--method", method]) == 0
@@ -276,7 +301,7 @@ def test_few_labels_are_all_that_training_is_told(scripts, data, tmp_path, monke
 def test_all_runs_what_has_no_result_and_names_what_failed(
     scripts, tmp_path, monkeypatch
 ):
-    methods, *_ = scripts
+    methods = scripts.methods
     from _console import Failure
 
     calls = []
@@ -304,15 +329,16 @@ def test_all_runs_what_has_no_result_and_names_what_failed(
 def test_points_are_kept_and_only_new_ones_measured(
     scripts, data, tmp_path, capsys, monkeypatch
 ):
-    methods, _, points = scripts
+    points = scripts.points
+    training = scripts.training
     words = ["--data", data, "--images", "64", "--temperatures", "0.2", "--batch-sizes"]
     assert points.main([*words, "32"]) == 0
     file = tmp_path / "temperature_and_batch.json"
     (first,) = json.loads(file.read_text())["points"]
     assert (first["temperature"], first["batch_size"], first["steps"]) == (0.2, 32, 2)
-    rate = methods.learning_rate("simclr", {})
+    rate = training.learning_rate("simclr", {})
     assert first["learning_rate"] == pytest.approx(rate / np.sqrt(8))
-    monkeypatch.setattr(methods, "fit", lambda *untrained: {})
+    monkeypatch.setattr(training, "fit", lambda *untrained: {})
     assert points.main([*words, "32", "64"]) == 0
     result = json.loads(file.read_text())
     assert result["points"][0] == first
@@ -329,13 +355,13 @@ def test_points_are_kept_and_only_new_ones_measured(
 
 
 def test_points_without_results_are_not_drawn(scripts):
-    *_, points = scripts
+    points = scripts.points
     assert "no results yet" in refusal(points, "--plot")
     assert "--plot takes no other" in refusal(points, "--plot", "--seed", "1")
 
 
 def test_points_are_drawn_and_tabulated(scripts, tmp_path):
-    _, tables, points = scripts
+    tables, points = scripts.tables, scripts.points
     assert tables.temperature_and_batch().startswith("Not measured: `python scripts/")
     found = [
         {
@@ -359,7 +385,7 @@ def test_points_are_drawn_and_tabulated(scripts, tmp_path):
 
 
 def test_table_of_methods_has_the_best_above_and_the_untrained_below(scripts, tmp_path):
-    methods, tables, _ = scripts
+    methods, tables = scripts.methods, scripts.tables
     assert tables.methods().startswith("Not measured: `python scripts/")
     (tmp_path / "methods").mkdir()
 
@@ -411,7 +437,7 @@ def test_table_of_methods_has_the_best_above_and_the_untrained_below(scripts, tm
 
 
 def test_table_of_few_labels_compares_runs_of_the_same_length(scripts, tmp_path):
-    methods, tables, _ = scripts
+    methods, tables = scripts.methods, scripts.tables
     assert tables.semi_labelled().startswith("Not measured: `python scripts/")
     (tmp_path / "few_labels").mkdir()
 
@@ -436,3 +462,24 @@ def test_table_of_few_labels_compares_runs_of_the_same_length(scripts, tmp_path)
     (tmp_path / "few_labels" / "cifar10_jpeg-simclr-10-390steps-seed0.json").unlink()
     write("simclr", 0.3, steps=400)
     assert tables.semi_labelled().startswith("Not measured")
+
+
+def test_points_train_at_their_temperature(scripts, data, monkeypatch):
+    training, points = scripts.training, scripts.points
+    temperatures = []
+    monkeypatch.setattr(
+        training,
+        "fit",
+        lambda model, *_: temperatures.append(model.loss_layer.loss.temperature),
+    )
+    words = ["--data", data, "--images", "64", "--batch-sizes", "32"]
+    assert points.main([*words, "--temperatures", "0.07", "0.7"]) == 0
+    assert temperatures == pytest.approx([0.07, 0.7])
+
+
+def test_views_of_fast_are_timed_at_both_their_sizes(modules):
+    part = kc.data.Part(np.zeros([2, 32, 32, 3], np.uint8), np.zeros(2, np.int64))
+    for steps, side in ((1000, 16), (1, 24)):
+        recipe = modules.training.views_of(part, "fast", steps)
+        views = kc.augment.views(part.images, 2, recipe, seed=0, step=0)
+        assert views.shape == (2, 2, side, side, 3)

@@ -18,6 +18,7 @@ WAYS = ("simclr", "supcon", "supervised")
 
 def methods() -> str:
     """What the methods reach in the same time, one row a method: the best by kNN above, what is not trained below."""
+    import _method_judging as judging
     import methods as benchmark
 
     by_method: dict = {}
@@ -27,7 +28,7 @@ def methods() -> str:
             by_method.setdefault(result["method"], []).append(result)
     if not {*by_method} - {*benchmark.UNTRAINED}:
         return f"Not measured: `{COMMAND} --all`."
-    counts = [str(count) for count in benchmark.LABELS_PER_CLASS]
+    counts = [str(count) for count in judging.LABELS_PER_CLASS]
     heads = ["method", "Adam at", "kNN", "kNN, whitened", "linear probe"]
     heads += [f"{counts[0]} label per class", *counts[1:], "seconds", "steps"]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]

@@ -19,6 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
+import _method_judging as judging  # noqa: E402
+import _method_training as training  # noqa: E402
 import _results  # noqa: E402
 import methods  # noqa: E402
 from _accuracy_over_time import spread  # noqa: E402
@@ -88,11 +90,11 @@ def main(argv=None):
     import_quietly()
     settings = {
         "data": methods.short(args.data),
-        "encoder": methods.ENCODER,
+        "encoder": training.ENCODER,
         "images": args.images,
-        "held_out": methods.HELD_OUT,
+        "held_out": judging.HELD_OUT,
         "seed": args.seed,
-        "learning_rate": methods.learning_rate("simclr", {}),  # of batches of 256
+        "learning_rate": training.learning_rate("simclr", {}),  # of batches of 256
     }
     points = kept_points(args, settings)
     done = {(point["temperature"], point["batch_size"]) for point in points}
@@ -104,7 +106,7 @@ def main(argv=None):
     import keras_contrastive as kc
 
     source = kc.data.load(args.data, seed=0)
-    train, test = methods.parts_of(source, args.data, hold_out=True)
+    train, test = judging.parts_of(source, args.data, hold_out=True)
     for number, (temperature, batch_size) in enumerate(left, 1):
         point = measured(
             train, test, temperature, batch_size, images=args.images, seed=args.seed
@@ -153,9 +155,9 @@ def measured(
     import keras_contrastive as kc
 
     keras.backend.clear_session()  # the model of the point before
-    rate = methods.learning_rate("simclr", {}) * math.sqrt(batch_size / 256)
+    rate = training.learning_rate("simclr", {}) * math.sqrt(batch_size / 256)
     steps = max(1, round(images / batch_size))
-    model = methods.recipe_model(
+    model = training.recipe_model(
         "simclr",
         train,
         steps=steps,
@@ -164,16 +166,16 @@ def measured(
         options={"temperature": temperature, "learning_rate": rate},
     )
     clock = time.perf_counter()
-    methods.fit(model, kc.data.batches(train, batch_size, seed=seed), steps)
+    training.fit(model, kc.data.batches(train, batch_size, seed=seed), steps)
     seconds = time.perf_counter() - clock
-    features = methods.features_of(model, train, test)
+    features = training.features_of(model, train, test)
     return {
         "temperature": temperature,
         "batch_size": batch_size,
         "learning_rate": rate,
         "steps": steps,
         "seconds": seconds,
-        "knn_200": methods.knn_accuracy(features, (train.labels, test.labels)),
+        "knn_200": judging.knn_accuracy(features, (train.labels, test.labels)),
     }
 
 
