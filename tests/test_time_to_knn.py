@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -83,6 +84,10 @@ def in_this_process(benchmark, monkeypatch):
         ),
         (["--data", "npz:a.npz", "--speed", "--hold-out"], "--speed goes with --data"),
         (
+            ["--data", "npz:a.npz", "--speed", "--precision", "bfloat16"],
+            "--speed goes with --data",
+        ),
+        (
             ["--data", "npz:a.npz", "--run", "fast", "--variant", "no_growth"],
             "--variant is for --run fast with --hold-out",
         ),
@@ -107,6 +112,18 @@ def test_settings_on_held_out_images_are_part_of_the_name(benchmark):
     options = "--data npz:/a/b.npz --run lightly --seconds 90 --hold-out --temperature 0.1 --optimizer sgd"
     name = benchmark.result_name(benchmark.parse_args(options.split()))
     assert name == "time_to_knn/tuning/b-lightly-temperature0.1-sgd-90s-seed0"
+
+
+def test_precision_is_part_of_the_name_where_it_is_not_the_usual_one(benchmark):
+    options = "--data npz:/a/b.npz --run simclr --precision".split()
+    names = [
+        benchmark.result_name(benchmark.parse_args([*options, precision]))
+        for precision in ("float32", "bfloat16")
+    ]
+    assert names == [
+        "time_to_knn/b-simclr-600s-seed0",
+        "time_to_knn/b-simclr-bfloat16-600s-seed0",
+    ]
 
 
 def test_result_that_is_there_is_not_made_again(benchmark, spec, tmp_path, capsys):
@@ -145,12 +162,51 @@ def test_short_run_gives_a_result(benchmark, spec, tmp_path, monkeypatch, name):
     check_result(tmp_path / f"results/time_to_knn/tiny-{name}-batch16-1s-seed0.json")
 
 
+def test_short_run_in_bfloat16_computes_in_it(benchmark, spec, tmp_path, monkeypatch):
+    in_this_process(benchmark, monkeypatch)
+    import _simclr_keras
+
+    seen = []
+    make = _simclr_keras._simclr
+
+    def noted(*args):
+        model = make(*args)
+        seen.append(model.encoder.layers[1].compute_dtype)
+        return model
+
+    monkeypatch.setattr(_simclr_keras, "_simclr", noted)
+    options = "--run simclr --seconds 1 --batch-size 16 --precision bfloat16"
+    try:
+        assert benchmark.main(["--data", spec, *options.split()]) == 0
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert set(seen) == {"bfloat16"}
+    name = "tiny-simclr-bfloat16-batch16-1s-seed0.json"
+    assert check_result(tmp_path / "results/time_to_knn" / name)["precision"] == (
+        "bfloat16"
+    )
+
+
+def test_convolutions_alone_are_timed(benchmark, spec, monkeypatch, tmp_path):
+    """Three passes of all four, less the gradient of the inputs of the first."""
+    import _simclr_keras
+
+    monkeypatch.setattr(
+        _simclr_keras, "forward_seconds", lambda job, shape, depth: 10.0**depth
+    )
+    job = {"batch_size": 8}
+    assert _simclr_keras.convolutions_per_step(job, (16, 16, 3)) == 3e4 - 10
+    monkeypatch.undo()
+    job = {"batch_size": 8, "timed_seconds": 0.05}
+    assert _simclr_keras.forward_seconds(job, (16, 16, 3), 4) > 0
+
+
 @pytest.mark.skipif(not PEERS.exists(), reason="needs `make venv-benchmarks`")
 def test_short_run_of_lightly_gives_a_result(benchmark, spec, tmp_path):
     options = "--run lightly --seconds 1 --batch-size 16 --workers 0 --hold-out"
-    options += " --temperature 0.3"
+    options += " --temperature 0.3 --precision bfloat16"
     assert benchmark.main(["--data", spec, *options.split()]) == 0
-    name = "tiny-lightly-temperature0.3-batch16-workers0-1s-seed0.json"
+    name = "tiny-lightly-bfloat16-temperature0.3-batch16-workers0-1s-seed0.json"
     result = check_result(tmp_path / "results/time_to_knn/tuning" / name)
     assert result["settings"]["temperature"] == 0.3
     assert result["peers"].keys() == {"torch", "torchvision", "lightly"}
@@ -217,12 +273,13 @@ def test_picture_is_drawn_of_the_results_that_are_there(
 ):
     folder = tmp_path / "results" / "time_to_knn"
     folder.mkdir(parents=True)
-    # The last is of another batch size, which is not drawn.
+    # One is of another batch size, which is not drawn.
     for name in (
         "a-simclr-60s-seed0",
         "a-simclr-60s-seed1",
         "a-lightly-30s-seed0",
         "a-simclr-batch64-60s-seed0",
+        "a-simclr-bfloat16-60s-seed0",
     ):
         marks = [{"seconds": s, "knn_200": s / 100} for s in (0, 30, 61)]
         (folder / f"{name}.json").write_text(json.dumps({"marks": marks}))
@@ -231,6 +288,7 @@ def test_picture_is_drawn_of_the_results_that_are_there(
     assert benchmark.main(["--plot"]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     found = benchmark.results("a")
+    assert [*found] == ["simclr", "simclr, bfloat16", "lightly"]
     assert [len(found["simclr"][60.0]), len(found["lightly"][30.0])] == [2, 1]
 
 
@@ -238,7 +296,7 @@ def test_speeds_are_taken_in_turns(benchmark, spec, tmp_path, monkeypatch):
     asked = []
 
     def ask(job, folder):
-        asked.append(job["run"])
+        asked.append((job["run"], job["precision"]))
         assert job["only_speed"]
         return {"seconds_per_step": 0.5 * len(asked)}
 
@@ -247,14 +305,16 @@ def test_speeds_are_taken_in_turns(benchmark, spec, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark._workers, "peer_versions", lambda *names: {})
     (tmp_path / "results").mkdir()
     assert benchmark.main(["--data", spec, "--speed"]) == 0
-    names = [name for name in benchmark.RUNS if name != "fast"]
-    assert asked == 2 * names
+    names = [*(name for name in benchmark.RUNS if name != "fast"), "convolutions"]
+    forms = [(name, p) for p in ("float32", "bfloat16") for name in names]
+    assert asked == 2 * forms
     result = json.loads((tmp_path / "results" / "views_per_second.json").read_text())
     # 512 views in a step of half a second, and so on.
     assert result["views_per_second"]["simclr"] == [
         1024,
-        512 / (0.5 * (len(names) + 1)),
+        512 / (0.5 * (len(forms) + 1)),
     ]
+    assert "PyTorch, compiled, bfloat16" in result["views_per_second"]
 
 
 def test_tables_of_the_readme_show_the_results(benchmark, tmp_path):
@@ -292,6 +352,12 @@ def test_tables_of_the_readme_show_the_results(benchmark, tmp_path):
         threads=2,
     )
     assert "| fast | 65 | 2,000 |  |  |  | **50.0** |" in tables.time_to_knn()
-    speeds = {"simclr": [200.0, 300.0, 400.0], "lightly": [100.0, 100.0, 100.0]}
+    speeds = {
+        "simclr": [200.0, 300.0, 400.0],
+        "lightly": [100.0, 100.0, 100.0],
+        "simclr, bfloat16": [400.0, 900.0, 1200.0],
+    }
     tables._results.write("views_per_second", {"views_per_second": speeds})
-    assert "| lightly | 100 | 3.00 |" in tables.views_per_second()
+    table = tables.views_per_second()
+    assert "| lightly | 100 | 3.00 | 9.00 |" in table
+    assert "| simclr | 300 |  | 3.00 |" in table

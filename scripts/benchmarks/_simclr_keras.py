@@ -12,6 +12,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 import _fixed_time  # noqa: E402
 from _console import import_quietly  # noqa: E402
+from _fixed_time import CHANNELS, STRIDES  # noqa: E402
 
 
 def work(job: dict, folder: Path) -> dict:
@@ -21,8 +22,12 @@ def work(job: dict, folder: Path) -> dict:
 
     import keras_contrastive as kc
 
+    if job["precision"] != "float32":
+        keras.mixed_precision.set_global_policy(f"mixed_{job['precision']}")
     images = _fixed_time.load(job["data"], hold_out=job["hold_out"])
     part = kc.data.Part(images.train, images.train_labels)
+    if job["run"] == "convolutions":
+        return {"seconds_per_step": convolutions_per_step(job, part.image_shape)}
     make = functools.partial({"simclr": _simclr, "fast": _fast}[job["run"]], job)
     seconds_per_step = timed(make, part, job)
     if job["only_speed"]:
@@ -81,6 +86,36 @@ def seconds_per_step(model, part, job: dict) -> float:
     return pace.seconds_per_step()
 
 
+def convolutions_per_step(job: dict, image_shape) -> float:
+    """Seconds of a step of the encoder's convolutions, if each pass backward took as long as the one forward.
+
+    A pass backward has as many products as one forward: one pass for the gradient of the kernels, one for that of the
+    inputs, which the first convolution does not need.
+    """
+    first, whole = (
+        forward_seconds(job, image_shape, depth) for depth in (1, len(CHANNELS))
+    )
+    return 3 * whole - first
+
+
+def forward_seconds(job: dict, image_shape, depth: int) -> float:
+    """Seconds of so many of the encoder's convolutions, one after the other, on the views of a batch."""
+    import keras
+    import tensorflow as tf
+
+    inputs = outputs = keras.Input(image_shape)
+    for filters, stride in zip(CHANNELS[:depth], STRIDES):
+        layer = keras.layers.Conv2D(filters, 3, stride, padding="same", use_bias=False)
+        outputs = layer(outputs)
+    forward = tf.function(keras.Model(inputs, outputs))
+    views = tf.random.uniform((2 * job["batch_size"], *image_shape))
+    pace = _fixed_time.Pace(job["timed_seconds"] / 2)
+    forward(views)
+    while not pace.after_step():
+        forward(views)
+    return pace.seconds_per_step()
+
+
 def _simclr(job: dict, image_shape, steps: int):
     import keras_contrastive as kc
 
@@ -105,9 +140,7 @@ def _simclr(job: dict, image_shape, steps: int):
 
 def shared_encoder(image_shape):
     """The encoder of `_fixed_time`, from images to features `(n, 256)`."""
-    return convolutions(
-        image_shape, _fixed_time.CHANNELS, _fixed_time.STRIDES, (3, 3, 3, 3)
-    )
+    return convolutions(image_shape, CHANNELS, STRIDES, (3, 3, 3, 3))
 
 
 def convolutions(image_shape, channels, strides, sizes):

@@ -44,13 +44,14 @@ class Trainer:
     def __init__(self, job: dict, steps: int):
         torch.manual_seed(job["seed"])
         self.settings, self.steps, self.step_number = job["settings"], steps, 0
+        self.precision = getattr(torch, job["precision"])
         self.encoder = shared_encoder()
         self.head = self.new_head(
             _fixed_time.CHANNELS[-1],
             self.settings["hidden_dim"],
             _fixed_time.PROJECTION_DIM,
         )
-        self.model = nn.Sequential(self.encoder, self.head)
+        self.forward = self.model = nn.Sequential(self.encoder, self.head)
         self.optimizer = self._make_optimizer()
         self._losses: list[torch.Tensor] = []
 
@@ -73,6 +74,15 @@ class Trainer:
         self._losses.append(loss.detach())
         self.step_number += 1
 
+    def autocast(self):
+        """What the layers compute in; the loss is float32."""
+        enabled = self.precision != torch.float32
+        return torch.autocast("cpu", self.precision, enabled=enabled)
+
+    def project(self, views: torch.Tensor) -> torch.Tensor:
+        with self.autocast():
+            return self.forward(views).float()
+
     def mean_loss(self) -> float:
         mean = torch.stack(self._losses).mean().item()
         self._losses.clear()
@@ -80,8 +90,8 @@ class Trainer:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         self.model.eval()
-        with torch.inference_mode():
-            found = self.encoder(self.as_served(_as_tensor(images))).numpy()
+        with torch.inference_mode(), self.autocast():
+            found = self.encoder(self.as_served(_as_tensor(images))).float().numpy()
         self.model.train()
         return found
 
@@ -104,7 +114,7 @@ class Lightly(Trainer):
 
     def loss(self, views):
         first, second = views
-        return self.criterion(self.model(first), self.model(second))
+        return self.criterion(self.project(first), self.project(second))
 
     @staticmethod
     def as_served(images: torch.Tensor) -> torch.Tensor:
@@ -162,7 +172,6 @@ class Fast(Trainer):
     def __init__(self, job: dict, steps: int):
         super().__init__(job, steps)
         self.encoder.to(memory_format=torch.channels_last)
-        self.forward = self.model
         if job["run"] == "pytorch_compiled":
             self.forward = torch.compile(self.model, dynamic=False)
 
@@ -177,7 +186,7 @@ class Fast(Trainer):
         )
 
     def loss(self, views):
-        return nt_xent(self.forward(views), self.settings["temperature"])
+        return nt_xent(self.project(views), self.settings["temperature"])
 
     @staticmethod
     def as_served(images: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ def time_to_knn() -> str:
             cells = [_at_mark(results, mark) for mark in TIME_MARKS]
             end = mean([r["marks"][-1]["knn_200"] for r in results])
             rows.append(
-                f"| {benchmark.TITLES[name]} | {seconds:.0f} | {speed:,.0f} | {' | '.join(cells)} | **{end}** |"
+                f"| {name} | {seconds:.0f} | {speed:,.0f} | {' | '.join(cells)} | **{end}** |"
             )
     some = [r for runs in found.values() for results in runs.values() for r in results]
     peers = {name: v for r in some for name, v in r.get("peers", {}).items()}
@@ -54,25 +54,34 @@ def time_to_knn() -> str:
 
 
 def views_per_second() -> str:
-    """Views a second of the steps alone, and how many times lightly's and PyTorch's simclr has."""
+    """Views a second of the steps alone, and how many times as many simclr has."""
     import time_to_knn as benchmark
 
     if not found_results("views_per_second"):
         return f"Not measured: `{COMMAND} --speed`."
     result = _results.read("views_per_second")
     speeds = result["views_per_second"]
-    rows = ["| run | views/s | `simclr` is faster by |", "|---|---|---|"]
+    ours = [benchmark.title("simclr", precision) for precision in benchmark.PRECISIONS]
+    heads = " | ".join(f"`{name}` is faster by" for name in ours)
+    rows = [f"| run | views/s | {heads} |", "|---|---|" + "---|" * len(ours)]
     for name, values in speeds.items():
-        ratios = [ours / other for ours, other in zip(speeds["simclr"], values)]
-        ratio = "" if name == "simclr" else f"{statistics.median(ratios):.2f}"
+        cells = [
+            "" if name == other else f"{_median_ratio(speeds[other], values):.2f}"
+            for other in ours
+        ]
         speed = statistics.median(values)
-        rows.append(f"| {benchmark.TITLES[name]} | {speed:,.0f} | {ratio} |")
+        rows.append(f"| {name} | {speed:,.0f} | {' | '.join(cells)} |")
     how = (
         f"Views a second of training steps, without compilation: medians of {len(speeds['simclr'])} rounds, in each of which "
         f"all are timed for {benchmark.TIMED_SECONDS:.0f} s, one after the other; ratios are taken within a round. "
         f"`{COMMAND} --speed`. {machine(result)}"
     )
     return "\n".join([*rows, "", how])
+
+
+def _median_ratio(numerators, denominators) -> float:
+    """The median over rounds."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators))
 
 
 def tuning() -> str:

@@ -3,6 +3,7 @@
 Examples:
   python scripts/benchmarks/time_to_knn.py --data npz:cifar10_jpeg.npz --run simclr --seconds 600
   python scripts/benchmarks/time_to_knn.py --data npz:cifar10_jpeg.npz --run lightly --seconds 600 --seed 1
+  python scripts/benchmarks/time_to_knn.py --data npz:cifar10_jpeg.npz --run simclr --seconds 225 --precision bfloat16
   python scripts/benchmarks/time_to_knn.py --data npz:cifar10_jpeg.npz --run simclr --hold-out --temperature 0.1
   python scripts/benchmarks/time_to_knn.py --data npz:cifar10_jpeg.npz --speed     views a second of all, in turns
   python scripts/benchmarks/time_to_knn.py --plot      docs/time_to_knn.png from all results
@@ -13,6 +14,9 @@ judged after the training: weighted kNN (k = 200, temperature 0.1) of the test i
 train on batches of 256 with as many threads, warm up over 5 % of the steps, and end on a cosine. The encoder is the
 same in all runs but fast: four 3x3 convolutions with batch normalisation. A loader in processes of its own gets ahead
 by a few batches while the clock stands: that is in lightly's favour.
+
+--precision bfloat16 is Keras' policy mixed_bfloat16, and in the runs of the peers torch.autocast: weights, losses and
+normalisation stay float32. It is for processors that multiply bfloat16 (avx512_bf16 or AMX in /proc/cpuinfo).
 
 A result that is there is not made again without --overwrite. Settings are chosen with --hold-out alone: it trains
 on nine tenths of the training images, judges on the others, and its results are in results/time_to_knn/tuning.
@@ -91,10 +95,13 @@ VARIANTS = {
     "rate_0.001": "Adam at 0.001",
     "paper_views": "SimCLR's crops and colour, of the same sizes",
 }
+PRECISIONS = ("float32", "bfloat16")
 OVERRIDES = ("temperature", "learning_rate", "optimizer", "min_area", "strength")
 LIGHTLY = ("lightly", "lightly_defaults")
 PYTORCH = ("pytorch", "pytorch_compiled")
 PEERS = (*LIGHTLY, *PYTORCH)
+# Timed by --speed alone: what a step of the encoder's convolutions would take if all passes were as fast as forward.
+CONVOLUTIONS = "convolutions"
 # Blocks that are freed stay with the process: fresh pages cost it more than anything else.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -121,7 +128,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--speed",
         action="store_true",
-        help=f"time steps of every run but fast, one after the other, {ROUNDS} times, and judge nothing",
+        help=f"time steps of every run but fast in both precisions, one after the other, {ROUNDS} times, and judge nothing",
     )
     parser.add_argument(
         "--seconds",
@@ -145,6 +152,12 @@ def parse_args(argv=None):
         metavar="N",
         type=integer(0),
         help=f"processes of lightly's loader (default: {WORKERS})",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="what convolutions and matrix products compute in (default: %(default)s)",
     )
     parser.add_argument(
         "--hold-out",
@@ -196,7 +209,8 @@ def _refused(args) -> str | None:
         return (
             f"--data must be npz:FILE, which every framework reads, not {args.data!r}"
         )
-    if args.speed and (changed or args.hold_out or args.batch_size != BATCH_SIZE):
+    usual = (args.precision, args.batch_size) == (PRECISIONS[0], BATCH_SIZE)
+    if args.speed and (changed or args.hold_out or not usual):
         return "--speed goes with --data and --overwrite alone"
     if changed and not args.hold_out:
         return f"{', '.join(changed)}: settings are chosen on held-out images, add --hold-out"
@@ -233,7 +247,8 @@ def main(argv=None):
 def result_name(args) -> str:
     """Name of the result under results/, without its suffix: it names all that is not the default."""
     stem = Path(args.data.partition(":")[2]).stem
-    changed = "".join(
+    changed = "" if args.precision == PRECISIONS[0] else f"-{args.precision}"
+    changed += "".join(
         f"-{value}" if isinstance(value, str) else f"-{name}{value:g}"
         for name, value in _overrides(args).items()
     )
@@ -252,7 +267,7 @@ def measured(args) -> dict:
     settings = {**SETTINGS[args.run], **_overrides(args)}
     if args.variant:
         settings["variant"] = args.variant
-    job = new_job(args, args.run, settings)
+    job = new_job(args, args.run, settings, args.precision)
     images = _fixed_time.load(job["data"], hold_out=args.hold_out)
     labels = images.train_labels, images.query_labels
     if len(images.train) < max(K, args.batch_size):
@@ -268,6 +283,7 @@ def measured(args) -> dict:
         "data": args.data,
         "hold_out": args.hold_out,
         "settings": settings,
+        "precision": args.precision,
         "batch_size": args.batch_size,
         "threads": THREADS,
         **({"workers": job["workers"]} if "workers" in job else {}),
@@ -283,7 +299,7 @@ def measured(args) -> dict:
     return values
 
 
-def new_job(args, run_name: str, settings: dict) -> dict:
+def new_job(args, run_name: str, settings: dict, precision: str) -> dict:
     """What a worker is told."""
     job = {
         "run": run_name,
@@ -297,6 +313,7 @@ def new_job(args, run_name: str, settings: dict) -> dict:
         "timed_seconds": TIMED_SECONDS,
         "only_speed": args.speed,
         "settings": settings,
+        "precision": precision,
     }
     if run_name in LIGHTLY:
         job["workers"] = WORKERS if args.workers is None else args.workers
@@ -304,16 +321,24 @@ def new_job(args, run_name: str, settings: dict) -> dict:
 
 
 def speeds(args) -> dict:
-    """Views a second of the steps of every run on one encoder, in turns."""
-    names = [name for name in RUNS if name != "fast"]
-    found: dict = {name: [] for name in names}
+    """Views a second of the steps of every run on one encoder, in turns; of its convolutions alone, too."""
+    forms = [
+        (name, precision)
+        for precision in PRECISIONS
+        for name in (*SETTINGS, CONVOLUTIONS)
+        if name != "fast"
+    ]
+    found: dict = {title(*form): [] for form in forms}
     for number in range(1, ROUNDS + 1):
-        for name in names:
-            job = new_job(args, name, SETTINGS[name])
+        for form in forms:
+            name, precision = form
+            job = new_job(args, name, SETTINGS.get(name, {}), precision)
             with tempfile.TemporaryDirectory(prefix="time_to_knn-") as folder:
                 step = ask(job, Path(folder))["seconds_per_step"]
-            found[name].append(2 * args.batch_size / step)
-            note(f"round {number} of {ROUNDS}: {name} {found[name][-1]:,.0f} views/s")
+            of_form = found[title(*form)]
+            of_form.append(2 * args.batch_size / step)
+            said = f"{title(*form)} {of_form[-1]:,.0f} views/s"
+            note(f"round {number} of {ROUNDS}: {said}")
     return {
         "data": args.data,
         "batch_size": args.batch_size,
@@ -387,25 +412,32 @@ TITLES = {
     "lightly_defaults": "lightly, its defaults",
     "pytorch": "PyTorch, batched views",
     "pytorch_compiled": "PyTorch, compiled",
+    CONVOLUTIONS: "its convolutions alone, at the speed of forward ones",
 }
 
 
+def title(run_name: str, precision: str) -> str:
+    return TITLES[run_name] + ("" if precision == PRECISIONS[0] else f", {precision}")
+
+
 def results(stem: str) -> dict[str, dict[float, list[dict]]]:
-    """Run -> seconds that were asked for -> its results, one for each seed. Other batch sizes and loaders are left out."""
+    """Title -> seconds that were asked for -> its results, one for each seed. Other batch sizes and loaders are left out."""
     found: dict = {}
     for path in sorted((_results.RESULTS / "time_to_knn").glob(f"{stem}-*.json")):
         parts = _name_parts(path.stem)
         if parts and parts["stem"] == stem:
-            by_seconds = found.setdefault(parts["run"], {})
+            form = title(parts["run"], parts["precision"] or PRECISIONS[0])
+            by_seconds = found.setdefault(form, {})
             of_seeds = by_seconds.setdefault(float(parts["seconds"]), [])
             of_seeds.append(json.loads(path.read_text()))
-    return {name: found[name] for name in RUNS if name in found}
+    titles = [title(name, precision) for name in RUNS for precision in PRECISIONS]
+    return {name: found[name] for name in titles if name in found}
 
 
 def _name_parts(name: str) -> re.Match | None:
-    """Stem of the data, run and seconds in a result's name; None where it is not of the usual batch size and loader."""
-    runs = "|".join(RUNS)
-    pattern = rf"(?P<stem>.+)-(?P<run>{runs})-(?P<seconds>[\d.]+)s-seed\d+"
+    """Parts of a result's name; None where it is not of the usual batch size and loader."""
+    runs, precisions = "|".join(RUNS), "|".join(PRECISIONS[1:])
+    pattern = rf"(?P<stem>.+)-(?P<run>{runs})(-(?P<precision>{precisions}))?-(?P<seconds>[\d.]+)s-seed\d+"
     return re.fullmatch(pattern, name)
 
 
@@ -423,8 +455,7 @@ def plot(args) -> Path:
     found = results(stems.pop())
     if not found:
         raise Failure("There is no such result to draw.")
-    titled = {TITLES[name]: runs for name, runs in found.items()}
-    pictures.save(drawn(titled), PICTURE)
+    pictures.save(drawn(found), PICTURE)
     return PICTURE
 
 
