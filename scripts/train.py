@@ -225,7 +225,8 @@ def parse_args(argv=None):
     how.add_argument(
         "--precision",
         choices=["float32", "mixed_bfloat16", "mixed_float16"],
-        help="what layers compute in; the mixed ones are for GPUs (default: float32)",
+        help="what layers compute in: mixed_bfloat16 is for GPUs and for processors that multiply bfloat16 "
+        "(avx512_bf16 or AMX), mixed_float16 for GPUs (default: float32)",
     )
     own = parser.add_argument_group(
         "options of some methods", "Defaults depend on the method and on --settings."

@@ -105,20 +105,27 @@ def refusal(script, *words) -> str:
             "is for simclr, supcon, supervised",
         ),
         (["--method", "supervised"], "supervised needs --labels-per-class"),
-        (["--options", '{"temperature": 0.1}'], "--options is for --hold-out"),
-        (["--all", "--hold-out"], "--all goes with --data, --seconds"),
+        (
+            ["--method", "simclr", "--options", '{"temperature": 0.1}'],
+            "--options is for --hold-out",
+        ),
+        (["--hold-out"], "--hold-out, --options and --seed need --method"),
+        (["--seed", 0], "--hold-out, --options and --seed need --method"),
         (["--method", "simcler"], "--method must be one of pixels, untrained"),
         (
-            ["--hold-out", "--options", '{"temprature": 0.1}'],
+            ["--method", "simclr", "--hold-out", "--options", '{"temprature": 0.1}'],
             "simclr has no option 'temprature' that can be chosen here. It has: temperature",
         ),
-        (["--hold-out", "--options", '{"seed": 1}'], "has no option 'seed'"),
+        (
+            ["--method", "simclr", "--hold-out", "--options", '{"seed": 1}'],
+            "has no option 'seed'",
+        ),
         (
             ["--method", "pixels", "--hold-out", "--options", '{"seed": 1}'],
             "It has: none",
         ),
         (
-            ["--hold-out", "--options", '{"optimizer": "lars"}'],
+            ["--method", "simclr", "--hold-out", "--options", '{"optimizer": "lars"}'],
             "an optimizer needs a learning_rate beside it",
         ),
     ],
@@ -140,7 +147,16 @@ def test_options_that_are_no_json_object_are_refused_in_one_line(scripts, text, 
 
 def test_options_of_the_wrong_value_are_refused(scripts, data):
     methods = scripts.methods
-    words = ["--data", data, "--hold-out", "--steps", 2, "--options"]
+    words = [
+        "--data",
+        data,
+        "--method",
+        "simclr",
+        "--hold-out",
+        "--steps",
+        2,
+        "--options",
+    ]
     for options, expected in (
         ('{"temperature": "warm"}', "`temperature` must be a finite number > 0"),
         ('{"learning_rate": 0}', "`learning_rate` must be"),
@@ -316,7 +332,7 @@ def test_all_runs_what_has_no_result_and_names_what_failed(
     made = methods.settings(methods.parse_args(asked))
     (tmp_path / "methods" / "b-dcl-9s-seed0.json").write_text(json.dumps(made))
     with pytest.raises(Failure, match=r"No result of: byol, seed 0\.$") as failure:
-        methods.main(["--data", "npz:a/b.npz", "--all", "--seconds", "9"])
+        methods.main(["--data", "npz:a/b.npz", "--seconds", "9"])
     assert failure.value.code == 1
     runs = [(words[3], words[5]) for words in calls]
     assert runs[:4] == [("pixels", "0"), *(("untrained", seed) for seed in "012")]

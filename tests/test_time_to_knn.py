@@ -189,16 +189,23 @@ def test_short_run_in_bfloat16_computes_in_it(benchmark, spec, tmp_path, monkeyp
 
 def test_convolutions_alone_are_timed(benchmark, spec, monkeypatch, tmp_path):
     """Three passes of all four, less the gradient of the inputs of the first."""
+    in_this_process(benchmark, monkeypatch)
     import _simclr_keras
 
-    monkeypatch.setattr(
-        _simclr_keras, "forward_seconds", lambda job, shape, depth: 10.0**depth
+    times, forward_seconds = {}, _simclr_keras.forward_seconds
+
+    def noted(job, shape, depth):
+        times[depth] = forward_seconds(job, shape, depth)
+        return times[depth]
+
+    monkeypatch.setattr(_simclr_keras, "forward_seconds", noted)
+    options = ["--data", spec, "--speed"]
+    job = benchmark.new_job(
+        benchmark.parse_args(options), "convolutions", {}, "float32"
     )
-    job = {"batch_size": 8}
-    assert _simclr_keras.convolutions_per_step(job, (16, 16, 3)) == 3e4 - 10
-    monkeypatch.undo()
-    job = {"batch_size": 8, "timed_seconds": 0.05}
-    assert _simclr_keras.forward_seconds(job, (16, 16, 3), 4) > 0
+    found = benchmark.ask(job, tmp_path)
+    assert times.keys() == {1, 4} and min(times.values()) > 0
+    assert found == {"seconds_per_step": 3 * times[4] - times[1]}
 
 
 @pytest.mark.skipif(not PEERS.exists(), reason="needs `make venv-benchmarks`")
@@ -268,6 +275,24 @@ def test_encoders_of_both_frameworks_have_the_same_parameters(benchmark):
     assert int(found.stdout) == ours
 
 
+@pytest.mark.skipif(not PEERS.exists(), reason="needs `make venv-benchmarks`")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_layers_of_the_peers_compute_in_the_precision(precision):
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "scripts" / "benchmarks")!r})
+import _simclr_torch, torch
+settings = dict(hidden_dim=8, optimizer="adam", learning_rate=0.1, temperature=0.1)
+for form in (_simclr_torch.Lightly, _simclr_torch.Fast):
+    trainer = form(dict(run="pytorch", seed=0, precision={precision!r}, settings=settings), 1)
+    hook = lambda layer, inputs, outputs: print(outputs.dtype)
+    trainer.encoder[0].register_forward_hook(hook)
+    print(trainer.project(torch.rand(4, 3, 16, 16)).dtype)
+"""
+    done = subprocess.run([PEERS, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == 2 * [f"torch.{precision}", "torch.float32"]
+
+
 def test_picture_is_drawn_of_the_results_that_are_there(
     benchmark, tmp_path, monkeypatch
 ):
@@ -287,6 +312,12 @@ def test_picture_is_drawn_of_the_results_that_are_there(
     monkeypatch.setattr(benchmark, "PICTURE", picture)
     assert benchmark.main(["--plot"]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+    figure = benchmark.drawn(benchmark.results("a"), dashed=", bfloat16")
+    thick = [line for line in figure.axes[0].lines if line.get_linewidth() == 2]
+    styles = [line.get_linestyle() for line in thick]
+    assert styles == ["-", "--", "-"]
+    colours = [line.get_color() for line in thick]
+    assert colours[0] == colours[1] != colours[2]
     found = benchmark.results("a")
     assert [*found] == ["simclr", "simclr, bfloat16", "lightly"]
     assert [len(found["simclr"][60.0]), len(found["lightly"][30.0])] == [2, 1]
@@ -352,6 +383,18 @@ def test_tables_of_the_readme_show_the_results(benchmark, tmp_path):
         threads=2,
     )
     assert "| fast | 65 | 2,000 |  |  |  | **50.0** |" in tables.time_to_knn()
+    write(
+        "cifar10_jpeg-fast-bfloat16-60s-seed0",
+        "fast",
+        views_per_second=3000.0,
+        batch_size=256,
+        threads=2,
+        precision="bfloat16",
+        marks=[{"seconds": 0, "knn_200": 0.3}, {"seconds": 65, "knn_200": 0.6}],
+    )
+    table = tables.time_to_knn()
+    assert "| fast, bfloat16 | 65 | 3,000 |  |  |  | **60.0** |" in table
+    assert "untrained, `fast` has 10.0," in table  # in float32
     speeds = {
         "simclr": [200.0, 300.0, 400.0],
         "lightly": [100.0, 100.0, 100.0],

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 
 
-def drawn(found: dict[str, dict[float, list[dict]]]):
-    """Accuracy in percent over seconds: a line for each run and length, thin ones for its seeds."""
+def drawn(found: dict[str, dict[float, list[dict]]], *, dashed: str):
+    """Accuracy in percent over seconds: a line for each run and length, thin ones for its seeds.
+
+    What a line is stands in its colour at the right, at about the height of its end. A title that ends on `dashed` has
+    the colour of that without it, and a dashed line.
+    """
     from keras_contrastive.pictures._common import QUIET, new_figure
     from keras_contrastive.pictures.charts import COLOURS
 
     figure = new_figure(8.2, 4.6, layout="constrained")
     axes = figure.subplots()
-    longest = max(seconds for runs in found.values() for seconds in runs)
-    last, labels = longest, []
-    for colour, (title, runs) in zip(COLOURS, found.items()):
-        for seconds, of_seeds in sorted(runs.items()):
+    last, labels = 0.0, []
+    bases = dict.fromkeys(title.removesuffix(dashed) for title in found)
+    colours = dict(zip(bases, itertools.cycle(COLOURS)))
+    for title, runs in found.items():
+        colour = colours[title.removesuffix(dashed)]
+        style = "--" if title.endswith(dashed) else "-"
+        for _, of_seeds in sorted(runs.items()):
             lines = [_line(result) for result in of_seeds]
             times, accuracies = _mean_line(lines)
             last = max(last, *(line[0][-1] for line in lines))
             for line in lines if len(lines) > 1 else []:
-                axes.plot(*line, color=colour, lw=0.8, alpha=0.4)
-            axes.plot(times, accuracies, color=colour, lw=2, marker="o", markersize=3)
-            name = f"{title}  " if seconds == max(runs) else ""
-            text = f"{name}{accuracies[-1]:.1f}"
-            if seconds == longest:
-                labels.append((accuracies[-1], text, colour))
-            else:
-                end = times[-1], accuracies[-1]
-                _label(axes, text, end, colour, offset=6)
+                axes.plot(*line, style, color=colour, lw=0.8, alpha=0.4)
+            axes.plot(
+                times, accuracies, style, color=colour, lw=2, marker="o", markersize=3
+            )
+            text = f"{title}  {accuracies[-1]:.1f} at {times[-1]:.0f} s"
+            labels.append((accuracies[-1], text, colour))
     bottom, top = axes.get_ylim()
-    for height, (_, text, colour) in spread(labels, (top - bottom) / 18):
-        _label(axes, text, (last, height), colour, offset=12)
+    for height, (_, text, colour) in spread(labels, (top - bottom) / 20):
+        axes.annotate(
+            text,
+            (last, height),
+            xytext=(12, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=9,
+            annotation_clip=False,
+        )
     axes.set_xlim(0, 1.01 * last)
     axes.set_xlabel(
         "seconds of training (a line ends where its learning rate has fallen to 0)",
@@ -44,23 +58,6 @@ def drawn(found: dict[str, dict[float, list[dict]]]):
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("0.7")
     return figure
-
-
-def _label(axes, text: str, place, colour, *, offset: float) -> None:
-    """Text to the right of a place, in its line's colour, readable across other lines."""
-    from matplotlib import patheffects
-
-    axes.annotate(
-        text,
-        place,
-        xytext=(offset, 0),
-        textcoords="offset points",
-        va="center",
-        color=colour,
-        fontsize=9,
-        annotation_clip=False,
-        path_effects=[patheffects.withStroke(linewidth=4, foreground="white")],
-    )
 
 
 def _line(result: dict) -> tuple[list[float], list[float]]:

@@ -27,7 +27,7 @@ def methods() -> str:
         if result.get("budget_seconds", benchmark.SECONDS) == benchmark.SECONDS:
             by_method.setdefault(result["method"], []).append(result)
     if not {*by_method} - {*benchmark.UNTRAINED}:
-        return f"Not measured: `{COMMAND} --all`."
+        return f"Not measured: `{COMMAND}`."
     counts = [str(count) for count in judging.LABELS_PER_CLASS]
     heads = ["method", "Adam at", "kNN", "kNN, whitened", "linear probe"]
     heads += [f"{counts[0]} label per class", *counts[1:], "seconds", "steps"]
@@ -76,10 +76,10 @@ def _how_methods(by_method: dict) -> str:
         "Accuracy on the test part of CIFAR-10, JPEG re-encoded, in percent: kNN with k = 200, of the features as the model "
         "serves them, those of `fast` are whitened already, and of whitened features; logistic regression on the features of "
         f"all training images{of_pixels}; the nearest of 1, 5, 10 and 100 labelled images per class, mean of 20 draws. "
-        f"{spread}. Seconds of training, with compilation. `{COMMAND} --all`: `{encoder}`, batches of {batch_size}, as many "
+        f"{spread}. Seconds of training, with compilation. `{COMMAND}`: `{encoder}`, batches of {batch_size}, as many "
         f"steps as {seconds:g} seconds have by the time of a step, the last step; views and settings of `train.py --settings "
         "small`. Adam's rate is the better of 0.001 and 0.003 by kNN on 5,000 held-out training images after 120 steps, one "
-        "seed (`--hold-out --steps 120 --options`); views, rate and temperature of `fast` are the recipe's, which were chosen "
+        "seed (`--method NAME --hold-out --steps 120 --options JSON`); views, rate and temperature of `fast` are the recipe's, which were chosen "
         f"on this set, by held-out images too. {machine(trained[0])}"
     )
 

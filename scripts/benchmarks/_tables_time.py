@@ -26,7 +26,7 @@ def time_to_knn() -> str:
     for name, by_seconds in found.items():
         for _, results in sorted(by_seconds.items()):
             speed = statistics.median(r["views_per_second"] for r in results)
-            seconds = statistics.median(r["seconds"] for r in results)
+            seconds = statistics.fmean(r["seconds"] for r in results)
             cells = [_at_mark(results, mark) for mark in TIME_MARKS]
             end = mean([r["marks"][-1]["knn_200"] for r in results])
             rows.append(
@@ -47,7 +47,7 @@ def time_to_knn() -> str:
         f"{_untrained(some, 'fast')}, the other encoder {_untrained(some, 'simclr')} with our initial weights and "
         f"{_untrained(some, 'lightly')} with PyTorch's. The learning rate falls to 0 at the end. views/s: of the whole run; those "
         "of `fast` have 16, then 24 pixels, the others 32. "
-        f"`{COMMAND} --run NAME --seconds S --seed K`: batches of "
+        f"`{COMMAND} --run NAME --seconds S --seed K`, and `--precision bfloat16`: batches of "
         f"{some[0]['batch_size']}, {some[0]['threads']} threads. {machine(some[0])[:-1]}{versions}."
     )
     return "\n".join([*rows, "", how])
@@ -62,7 +62,7 @@ def views_per_second() -> str:
     result = _results.read("views_per_second")
     speeds = result["views_per_second"]
     ours = [benchmark.title("simclr", precision) for precision in benchmark.PRECISIONS]
-    heads = " | ".join(f"`{name}` is faster by" for name in ours)
+    heads = " | ".join(f"`{name}`, times this" for name in ours)
     rows = [f"| run | views/s | {heads} |", "|---|---|" + "---|" * len(ours)]
     for name, values in speeds.items():
         cells = [
@@ -73,10 +73,16 @@ def views_per_second() -> str:
         rows.append(f"| {name} | {speed:,.0f} | {' | '.join(cells)} |")
     how = (
         f"Views a second of training steps, without compilation: medians of {len(speeds['simclr'])} rounds, in each of which "
-        f"all are timed for {benchmark.TIMED_SECONDS:.0f} s, one after the other; ratios are taken within a round. "
+        f"all are timed for {benchmark.TIMED_SECONDS:.0f} s, one after the other; ratios are taken within a round. Of the "
+        "convolutions TensorFlow's passes forward are timed: a step has three of each, two of the first. "
         f"`{COMMAND} --speed`. {machine(result)}"
     )
     return "\n".join([*rows, "", how])
+
+
+def _is_float32(result: dict) -> bool:
+    """Whether its layers computed in float32; of older results all did."""
+    return result.get("precision", "float32") == "float32"
 
 
 def _median_ratio(numerators, denominators) -> float:
@@ -95,7 +101,10 @@ def tuning() -> str:
         ):
             settings = result["settings"]
             key = tuple(settings[name] for name in chosen)
-            if settings == {**benchmark.SHARED, **dict(zip(chosen, key))}:
+            if _is_float32(result) and settings == {
+                **benchmark.SHARED,
+                **dict(zip(chosen, key)),
+            }:
                 by_settings.setdefault(key, {})[run] = result
     if not by_settings:
         return f"Not measured: `{COMMAND} --run NAME --hold-out --seconds 60 --temperature T`."
@@ -125,8 +134,12 @@ def _end_of(result: dict | None) -> str:
 
 
 def _untrained(results: list[dict], run: str) -> str:
-    """The accuracy before the first step, over seeds."""
-    of_seeds = {r["seed"]: r["marks"][0]["knn_200"] for r in results if r["run"] == run}
+    """The accuracy in float32 before the first step, over seeds."""
+    of_seeds = {
+        r["seed"]: r["marks"][0]["knn_200"]
+        for r in results
+        if r["run"] == run and _is_float32(r)
+    }
     return mean([*of_seeds.values()]) if of_seeds else "?"
 
 

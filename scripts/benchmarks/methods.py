@@ -1,7 +1,7 @@
-"""Train one method for so many seconds, and judge its encoder: one command, one run, one result.
+"""Train every method for so many seconds, and judge its encoder: each run a process and a result of its own.
 
 Examples:
-  python scripts/benchmarks/methods.py --data npz:cifar10_jpeg.npz --all      what the README's table needs and has not
+  python scripts/benchmarks/methods.py --data npz:cifar10_jpeg.npz            every run of the README's table
   python scripts/benchmarks/methods.py --data npz:cifar10_jpeg.npz --method byol --seed 1
   python scripts/benchmarks/methods.py --data npz:cifar10_jpeg.npz --method supcon --labels-per-class 10 --steps 195
   python scripts/benchmarks/methods.py --data npz:cifar10_jpeg.npz --method simclr --hold-out --options '{"temperature": 0.1}'
@@ -11,6 +11,9 @@ but for the encoder, which is fast_conv_net in all, and the learning rate of Ada
 runs on held-out images. The number of steps is --seconds by the time of a step, which is measured first on a model that
 is thrown away: the learning rate and other schedules need to know it. The last step is judged, on the test part, which
 is looked at once.
+
+Without --method these are all methods but supervised, one after the other: seeds 0 to 2 of simclr, supcon, fast and the
+untrained encoder, seed 0 of the others.
 
 A result that is there is not made again without --overwrite, unless it is of other settings than are asked for now. A
 length other than the table's is a part of its name. Results are in results/methods; those with --labels-per-class in
@@ -60,17 +63,11 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", metavar="SPEC", required=True, help="as in train.py")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
+    parser.add_argument(
         "--method",
         metavar="NAME",
-        default="simclr",
-        help="of train.py; or pixels; untrained; supervised: cross-entropy on the labels that are known (default: simclr)",
-    )
-    which.add_argument(
-        "--all",
-        action="store_true",
-        help="every run of the README's table that has no result, one after the other, each in a process of its own",
+        help="one run alone: of train.py's methods; or pixels; untrained; supervised: cross-entropy on the labels that "
+        "are known (default: all but supervised)",
     )
     parser.add_argument(
         "--labels-per-class",
@@ -92,7 +89,7 @@ def parse_args(argv=None):
         help="training steps, in place of --seconds; nothing is timed",
     )
     parser.add_argument(
-        "--seed", metavar="K", type=integer(0), default=0, help="default: 0"
+        "--seed", metavar="K", type=integer(0), help="of --method (default: 0)"
     )
     parser.add_argument(
         "--hold-out",
@@ -107,7 +104,10 @@ def parse_args(argv=None):
         help='options of the recipe, with --hold-out alone, as \'{"temperature": 0.1, "learning_rate": 0.002}\'',
     )
     parser.add_argument("--overwrite", action="store_true", help="measure again")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.method is not None and args.seed is None:
+        args.seed = 0
+    return args
 
 
 def json_object(text: str) -> dict:
@@ -128,7 +128,7 @@ def main(argv=None):
     args = parse_args(argv)
     check_together(args)
     import_quietly()
-    if args.all:
+    if args.method is None:
         return measure_all(args)
     check_method(args)
     name = result_name(args)
@@ -144,10 +144,11 @@ def main(argv=None):
 
 def check_together(args) -> None:
     """Raise unless the options go together."""
-    if args.all and (
-        args.labels_per_class or args.hold_out or args.options or args.seed
-    ):
-        raise Failure("--all goes with --data, --seconds, --steps and --overwrite.")
+    of_one = args.labels_per_class or args.hold_out or args.options
+    if args.method is None and (of_one or args.seed is not None):
+        raise Failure(
+            "--labels-per-class, --hold-out, --options and --seed need --method."
+        )
     if args.labels_per_class and args.method not in KNOWING_FEW_LABELS:
         raise Failure(f"--labels-per-class is for {', '.join(KNOWING_FEW_LABELS)}.")
     if args.method == "supervised" and not args.labels_per_class:

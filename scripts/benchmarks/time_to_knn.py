@@ -412,7 +412,7 @@ TITLES = {
     "lightly_defaults": "lightly, its defaults",
     "pytorch": "PyTorch, batched views",
     "pytorch_compiled": "PyTorch, compiled",
-    CONVOLUTIONS: "its convolutions alone, at the speed of forward ones",
+    CONVOLUTIONS: "the encoder's convolutions alone, backward as fast as forward",
 }
 
 
@@ -455,7 +455,7 @@ def plot(args) -> Path:
     found = results(stems.pop())
     if not found:
         raise Failure("There is no such result to draw.")
-    pictures.save(drawn(found), PICTURE)
+    pictures.save(drawn(found, dashed=f", {PRECISIONS[1]}"), PICTURE)
     return PICTURE
 
 
