@@ -9,8 +9,8 @@ import statistics
 def drawn(found: dict[str, dict[float, list[dict]]], *, dashed: str):
     """Accuracy in percent over seconds: a line for each run and length, thin ones for its seeds.
 
-    What a line is stands in its colour at the right, at about the height of its end. A title that ends on `dashed` has
-    the colour of that without it, and a dashed line.
+    What a line is stands in its colour at the right, in the order of their ends. A title that ends on `dashed` has the
+    colour of that without it, and a dashed line.
     """
     from keras_contrastive.pictures._common import QUIET, new_figure
     from keras_contrastive.pictures.charts import COLOURS
