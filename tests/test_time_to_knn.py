@@ -209,11 +209,16 @@ def test_convolutions_alone_are_timed(benchmark, spec, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(not PEERS.exists(), reason="needs `make venv-benchmarks`")
-def test_short_run_of_lightly_gives_a_result(benchmark, spec, tmp_path):
+@pytest.mark.parametrize(
+    "precision, part", [("float32", ""), ("bfloat16", "-bfloat16")]
+)
+def test_short_run_of_lightly_gives_a_result(
+    benchmark, spec, tmp_path, precision, part
+):
     options = "--run lightly --seconds 1 --batch-size 16 --workers 0 --hold-out"
-    options += " --temperature 0.3 --precision bfloat16"
+    options += f" --temperature 0.3 --precision {precision}"
     assert benchmark.main(["--data", spec, *options.split()]) == 0
-    name = "tiny-lightly-bfloat16-temperature0.3-batch16-workers0-1s-seed0.json"
+    name = f"tiny-lightly{part}-temperature0.3-batch16-workers0-1s-seed0.json"
     result = check_result(tmp_path / "results/time_to_knn/tuning" / name)
     assert result["settings"]["temperature"] == 0.3
     assert result["peers"].keys() == {"torch", "torchvision", "lightly"}
@@ -369,6 +374,8 @@ def test_tables_of_the_readme_show_the_results(benchmark, tmp_path):
     write("tuning/cifar10_jpeg-lightly-a-60s-seed0", "lightly", settings=settings)
     sgd = {**settings, "optimizer": "sgd"}
     write("tuning/cifar10_jpeg-simclr-b-60s-seed0", "simclr", settings=sgd)
+    halves = {"settings": settings, "precision": "bfloat16"}
+    write("tuning/cifar10_jpeg-simclr-bfloat16-c-60s-seed0", "simclr", **halves)
     assert tables.tuning().splitlines()[2:4] == [
         "| 0.4 | 0.003 | 30 % |  | 50.0 (65 s) |",
         "",

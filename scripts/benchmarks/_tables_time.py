@@ -81,7 +81,7 @@ def views_per_second() -> str:
 
 
 def _is_float32(result: dict) -> bool:
-    """Whether its layers computed in float32; of older results all did."""
+    """Whether its layers computed in float32; results that do not say did."""
     return result.get("precision", "float32") == "float32"
 
 

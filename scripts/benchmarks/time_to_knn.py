@@ -95,7 +95,7 @@ VARIANTS = {
     "rate_0.001": "Adam at 0.001",
     "paper_views": "SimCLR's crops and colour, of the same sizes",
 }
-PRECISIONS = ("float32", "bfloat16")
+FLOAT32, BFLOAT16 = PRECISIONS = ("float32", "bfloat16")
 OVERRIDES = ("temperature", "learning_rate", "optimizer", "min_area", "strength")
 LIGHTLY = ("lightly", "lightly_defaults")
 PYTORCH = ("pytorch", "pytorch_compiled")
@@ -156,7 +156,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        default=PRECISIONS[0],
+        default=FLOAT32,
         help="what convolutions and matrix products compute in (default: %(default)s)",
     )
     parser.add_argument(
@@ -209,7 +209,7 @@ def _refused(args) -> str | None:
         return (
             f"--data must be npz:FILE, which every framework reads, not {args.data!r}"
         )
-    usual = (args.precision, args.batch_size) == (PRECISIONS[0], BATCH_SIZE)
+    usual = (args.precision, args.batch_size) == (FLOAT32, BATCH_SIZE)
     if args.speed and (changed or args.hold_out or not usual):
         return "--speed goes with --data and --overwrite alone"
     if changed and not args.hold_out:
@@ -247,7 +247,7 @@ def main(argv=None):
 def result_name(args) -> str:
     """Name of the result under results/, without its suffix: it names all that is not the default."""
     stem = Path(args.data.partition(":")[2]).stem
-    changed = "" if args.precision == PRECISIONS[0] else f"-{args.precision}"
+    changed = "" if args.precision == FLOAT32 else f"-{args.precision}"
     changed += "".join(
         f"-{value}" if isinstance(value, str) else f"-{name}{value:g}"
         for name, value in _overrides(args).items()
@@ -417,7 +417,7 @@ TITLES = {
 
 
 def title(run_name: str, precision: str) -> str:
-    return TITLES[run_name] + ("" if precision == PRECISIONS[0] else f", {precision}")
+    return TITLES[run_name] + ("" if precision == FLOAT32 else f", {precision}")
 
 
 def results(stem: str) -> dict[str, dict[float, list[dict]]]:
@@ -426,7 +426,7 @@ def results(stem: str) -> dict[str, dict[float, list[dict]]]:
     for path in sorted((_results.RESULTS / "time_to_knn").glob(f"{stem}-*.json")):
         parts = _name_parts(path.stem)
         if parts and parts["stem"] == stem:
-            form = title(parts["run"], parts["precision"] or PRECISIONS[0])
+            form = title(parts["run"], parts["precision"] or FLOAT32)
             by_seconds = found.setdefault(form, {})
             of_seeds = by_seconds.setdefault(float(parts["seconds"]), [])
             of_seeds.append(json.loads(path.read_text()))
@@ -436,8 +436,8 @@ def results(stem: str) -> dict[str, dict[float, list[dict]]]:
 
 def _name_parts(name: str) -> re.Match | None:
     """Parts of a result's name; None where it is not of the usual batch size and loader."""
-    runs, precisions = "|".join(RUNS), "|".join(PRECISIONS[1:])
-    pattern = rf"(?P<stem>.+)-(?P<run>{runs})(-(?P<precision>{precisions}))?-(?P<seconds>[\d.]+)s-seed\d+"
+    runs = "|".join(RUNS)
+    pattern = rf"(?P<stem>.+)-(?P<run>{runs})(-(?P<precision>{BFLOAT16}))?-(?P<seconds>[\d.]+)s-seed\d+"
     return re.fullmatch(pattern, name)
 
 
@@ -455,7 +455,7 @@ def plot(args) -> Path:
     found = results(stems.pop())
     if not found:
         raise Failure("There is no such result to draw.")
-    pictures.save(drawn(found, dashed=f", {PRECISIONS[1]}"), PICTURE)
+    pictures.save(drawn(found, dashed=f", {BFLOAT16}"), PICTURE)
     return PICTURE
 
 
